@@ -1,0 +1,75 @@
+# Each target installs what it needs into a local virtual environment, once: a stamp file per extra says that it is
+# there, and is renewed when setup.cfg or pyproject.toml changes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+bin     := $(VENV)/bin
+extra    = $(VENV)/.installed-$(1)
+sources := $(wildcard cgopt cgopt_rl benchmarks tests docs)
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# Real matrices for the tests that can use them; those skip themselves where there are none.
+ifndef CGOPT_DATA
+ifneq ($(wildcard ../shared/.),)
+export CGOPT_DATA := $(abspath ../shared)
+endif
+endif
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-long bench bench-peers docs lint clean
+
+help: ## list the targets
+	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+
+demo: $(call extra,demo) ## solve a system, print what happened, draw the convergence
+	@$(bin)/cgopt demo $(ARGS)
+
+test: $(call extra,test) ## the tests and the examples in the docstrings
+	@$(bin)/python -m pytest -q --doctest-modules cgopt tests $(ARGS)
+
+test-long: $(call extra,test) ## the long reproductions, left out of `make test`
+	@$(bin)/python -m pytest -q -m long tests $(ARGS)
+
+# asv asks for a description of the machine the first time; --yes takes the one it finds.
+bench: $(call extra,bench) ## our own speed, quickly, in this environment (asv)
+	@test -f "$$HOME/.asv-machine.json" || $(bin)/asv machine --yes >/dev/null
+	@$(bin)/asv run --python=same --quick --show-stderr $(ARGS)
+
+bench-peers: $(call extra,bench) ## our speed beside other libraries: a table and a picture
+	@$(bin)/python -m benchmarks.peers $(ARGS)
+
+docs: $(call extra,docs) ## build the documentation and run its examples
+	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@$(bin)/sphinx-build -q -W --keep-going -b doctest -d docs/_build/doctrees docs docs/_build/doctest
+	@echo "The documentation is in docs/_build/html/index.html, and its examples ran."
+
+lint: $(call extra,lint) ## ruff and mypy
+	@$(bin)/ruff check $(sources)
+	@$(bin)/mypy $(wildcard cgopt cgopt_rl)
+
+clean: ## remove what was built; the virtual environment and the asv results stay
+	@rm -rf build dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find $(sources) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "There is no '$(PYTHON)' here. Name a Python 3.11 or newer: make PYTHON=/path/to/python ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "cgopt needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
+	           "Name another: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Creating the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu the package python3-venv is needed."; exit 1; }
+
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(VENV)/pyvenv.cfg
+	@echo "Installing cgopt[$*] into $(VENV) ..."
+	@$(bin)/python -m pip install -q -e '.[$*]'
+	@touch $@

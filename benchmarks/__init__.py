@@ -1,0 +1,1 @@
+"""Speed of cgopt: an asv suite (this folder) and a comparison with other solvers (``peers``)."""

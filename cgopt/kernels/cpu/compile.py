@@ -1,0 +1,116 @@
+"""How this backend compiles: flags, cache, threads.
+
+Each kernel text is compiled twice when asked for: serial, and with its chunks on threads. Nothing is
+compiled at import.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import caching
+
+# Reassociation lets sums be vectorised; `nnan` and `ninf`, part of plain fastmath, are left out because with
+# them the tests for NaN and infinity are compiled away.
+REASSOCIATE = {"reassoc", "contract", "arcp", "nsz"}
+CONTRACT = {"contract", "nsz"}
+ONLY_PRANGE = {
+    "prange": True,
+    "comprehension": False,
+    "numpy": False,
+    "reduction": False,
+    "inplace_binop": False,
+    "setitem": False,
+    "stencil": False,
+    "fusion": False,
+}
+
+
+@functools.cache
+def _sources_stamp() -> str:
+    """Digest of every kernel source: compiled code calls kernels of other files, and numba looks at one only."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    folder = Path(__file__).resolve().parent.parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _stamped(locator: type) -> type:
+    class Stamped(locator):  # type: ignore[misc, valid-type]
+        def get_source_stamp(self) -> Any:
+            return _sources_stamp()
+
+    return Stamped
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = [_stamped(c) for c in caching.CompileResultCacheImpl._locator_classes]
+
+
+class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _CacheImpl
+
+
+def compiled(text: Callable[..., Any], *, threaded: bool, fastmath: set[str] | None = None) -> Any:
+    """Compile a kernel lazily, with its machine code kept on disk.
+
+    Where no folder can be written (neither beside the package nor in the user's cache), the kernel is
+    compiled anew in each process.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath or False, "error_model": "numpy"}
+    if threaded:
+        options["parallel"] = ONLY_PRANGE
+    kernel = numba.njit(**options)(text)
+    try:
+        kernel._cache = _KernelCache(text)
+    except RuntimeError:  # no locator: nowhere to write
+        pass
+    return kernel
+
+
+def pair(fastmath: set[str]) -> Callable[[Callable[..., Any]], tuple[Any, Any]]:
+    """Decorator: the serial and the threaded form of one kernel text, as a tuple."""
+
+    def decorate(text: Callable[..., Any]) -> tuple[Any, Any]:
+        return (
+            compiled(named(text, "serial"), threaded=False, fastmath=fastmath),
+            compiled(named(text, "threaded"), threaded=True, fastmath=fastmath),
+        )
+
+    return decorate
+
+
+def named(text: Callable[..., Any], suffix: str) -> Callable[..., Any]:
+    """Copy of a function under a name of its own, which is what the disk cache tells functions apart by."""
+    import types
+
+    copy = types.FunctionType(
+        text.__code__, text.__globals__, f"{text.__name__}_{suffix}", text.__defaults__, text.__closure__
+    )
+    copy.__qualname__ = copy.__name__
+    copy.__module__ = text.__module__
+    return copy
+
+
+def inline(text: Callable[..., Any]) -> Any:
+    """A small helper for use inside kernels only, merged into its caller before compilation.
+
+    (As a call, each use would count references of its array arguments, atomically.)
+    """
+    return numba.extending.register_jitable(inline="always")(text)
+
+
+def helper(text: Callable[..., Any]) -> Any:
+    """A small function that kernels call once a pass."""
+    return numba.extending.register_jitable(text)

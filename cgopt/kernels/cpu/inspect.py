@@ -1,0 +1,179 @@
+"""One pass over a matrix: what a solver must know of it before it starts. And the ways to store it anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..layouts import CSR, DIA, WINDOW, Dense, Layout
+from .compile import CONTRACT, compiled
+
+U = np.uint64
+ONE = U(1)
+
+
+def _scan_csr(indptr: Any, indices: Any, data: Any) -> Any:
+    """Largest row sum of absolute values, largest entry, first row whose diagonal entry is not positive (or -1),
+    first entry that is not finite (or -1). A complex entry counts as |real| + |imag|.
+    """
+    norm = 0.0
+    largest = 0.0
+    bad_row = np.int64(-1)
+    bad_entry = np.int64(-1)
+    for i in range(U(indptr.shape[0] - 1)):
+        row = 0.0
+        diagonal = 0.0
+        for k in range(U(indptr[i]), U(indptr[i + ONE])):
+            v = data[k]
+            size = np.float64(abs(v.real)) + np.float64(abs(v.imag))
+            if not size < np.inf and bad_entry < 0:
+                bad_entry = np.int64(k)
+            row += size
+            largest = max(largest, size)
+            if U(indices[k]) == i:
+                diagonal += np.float64(v.real)
+        norm = max(norm, row)
+        if not diagonal > 0.0 and bad_row < 0:
+            bad_row = np.int64(i)
+    return norm, largest, bad_row, bad_entry
+
+
+def _scan_dense(values: Any) -> Any:
+    """As `scan_csr`, for a dense matrix; the entry that is not finite counts along the rows."""
+    norm = 0.0
+    largest = 0.0
+    bad_row = np.int64(-1)
+    bad_entry = np.int64(-1)
+    columns = U(values.shape[1])
+    for i in range(U(values.shape[0])):
+        row = 0.0
+        for j in range(columns):
+            v = values[i, j]
+            size = np.float64(abs(v.real)) + np.float64(abs(v.imag))
+            if not size < np.inf and bad_entry < 0:
+                bad_entry = np.int64(i * columns + j)
+            row += size
+            largest = max(largest, size)
+        norm = max(norm, row)
+        if not values[i, i].real > 0.0 and bad_row < 0:
+            bad_row = np.int64(i)
+    return norm, largest, bad_row, bad_entry
+
+
+def _survey(indptr: Any, indices: Any, offsets: Any) -> Any:
+    """How regular the rows are: rows as long as the one before; number of distinct diagonals.
+
+    The diagonals' offsets are written to `offsets` in order of appearance; the count is -1 when they do not fit.
+    """
+    same = 0
+    count = 0
+    last = np.int64(0)
+    before = np.int64(-1)
+    n = indptr.shape[0] - 1
+    for i in range(n):
+        row = np.int64(indptr[i + 1]) - np.int64(indptr[i])
+        if row == before:
+            same += 1
+        before = row
+        if count >= 0:
+            for k in range(indptr[i], indptr[i + 1]):
+                o = np.int64(indices[k]) - i
+                found = False
+                for d in range(count):
+                    # start where the last one was found: neighbours repeat the pattern
+                    e = last + d
+                    if e >= count:
+                        e -= count
+                    if offsets[e] == o:
+                        found = True
+                        last = e + 1 if e + 1 < count else 0
+                        break
+                if not found:
+                    if count == offsets.shape[0]:
+                        count = -1
+                        break
+                    offsets[count] = o
+                    count += 1
+                    last = 0
+    return same, count
+
+
+def _fill_dia(indptr: Any, indices: Any, data: Any, offsets: Any, out: Any) -> None:
+    """``out[d, i] += A[i, i + offsets[d]]`` with sorted offsets."""
+    for i in range(indptr.shape[0] - 1):
+        d = 0
+        for k in range(indptr[i], indptr[i + 1]):
+            o = np.int64(indices[k]) - i
+            if d >= offsets.shape[0] or offsets[d] > o:
+                d = 0
+            while offsets[d] != o:
+                d += 1
+            out[d, i] += data[k]
+
+
+def _sort_rows(
+    indptr: Any, indices: Any, data: Any, new_indptr: Any, new_indices: Any, new_data: Any, place: Any
+) -> None:
+    """Order rows by length within windows (stably), writing `SortedCSR`'s arrays."""
+    n = indptr.shape[0] - 1
+    k = 0
+    new_indptr[0] = 0
+    for first in range(0, n, WINDOW):
+        last = min(first + WINDOW, n)
+        order = np.argsort(indptr[first + 1 : last + 1].astype(np.int64) - indptr[first:last], kind="mergesort")
+        for j in range(last - first):
+            row = first + order[j]
+            place[first + j] = order[j]
+            for e in range(indptr[row], indptr[row + 1]):
+                new_indices[k] = indices[e]
+                new_data[k] = data[e]
+                k += 1
+            new_indptr[first + j + 1] = k
+
+
+def _fill_probe(v: Any, seed: Any) -> None:
+    """Pseudo-random numbers in (-1, 1) by a fixed integer hash (splitmix64; Steele, Lea and Flood 2014)."""
+    for i in range(v.shape[0]):
+        h = (U(i) + U(seed)) * U(0x9E3779B97F4A7C15)
+        h = (h ^ (h >> U(30))) * U(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> U(27))) * U(0x94D049BB133111EB)
+        h = h ^ (h >> U(31))
+        v[i] = np.float64(h >> U(11)) * (2.0 / 9007199254740992.0) - 1.0
+
+
+def _diagonal_csr(indptr: Any, indices: Any, data: Any, out: Any) -> None:
+    for i in range(U(out.shape[0])):
+        for k in range(U(indptr[i]), U(indptr[i + ONE])):
+            if U(indices[k]) == i:
+                out[i] += data[k]
+
+
+def _diagonal_sorted(indptr: Any, indices: Any, data: Any, place: Any, out: Any) -> None:
+    for i in range(U(out.shape[0])):
+        row = i - i % U(WINDOW) + U(place[i])
+        for k in range(U(indptr[i]), U(indptr[i + ONE])):
+            if U(indices[k]) == row:
+                out[row] += data[k]
+
+
+def diagonal(A: Layout, n: int) -> Any:
+    """The diagonal of a layout as a new (n,) array."""
+    if isinstance(A, Dense):
+        return A.values.diagonal().copy()
+    if isinstance(A, DIA):
+        main = np.flatnonzero(A.offsets == 0)
+        return A.data[main[0]].copy() if main.size else np.zeros(n, A.data.dtype)
+    out = np.zeros(n, A.data.dtype)
+    (diagonal_csr if isinstance(A, CSR) else diagonal_sorted)(*A, out)
+    return out
+
+
+diagonal_csr = compiled(_diagonal_csr, threaded=False)
+diagonal_sorted = compiled(_diagonal_sorted, threaded=False)
+scan_csr = compiled(_scan_csr, threaded=False, fastmath=CONTRACT)
+scan_dense = compiled(_scan_dense, threaded=False, fastmath=CONTRACT)
+survey = compiled(_survey, threaded=False)
+fill_dia = compiled(_fill_dia, threaded=False)
+sort_rows = compiled(_sort_rows, threaded=False)
+fill_probe = compiled(_fill_probe, threaded=False)

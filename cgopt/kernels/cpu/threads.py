@@ -1,0 +1,110 @@
+"""Threads: how many, who may use them, and how rows are shared out.
+
+A solve is cut into as many chunks of rows as there are threads (one if it is small). Whether the chunks then run
+on threads or one after the other changes no sum, so each case where threads would be wrong simply runs serial:
+in a forked child (OpenMP terminates it), and while another solve of this process has the threads (two teams on
+the same cores slow each other down, and numba's portable thread pool aborts on concurrent calls).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+
+from ..layouts import Work
+
+SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
+ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
+SUMS = 8  # partial sums per chunk: one cache line
+
+_threads: int | None = None
+_forked = False
+_team = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _forked, _team
+    _forked, _team = True, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the number of threads that solvers prepared from now on use.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1. The number fixes the order of sums, so results are the same bits for the same number.
+
+    Raises
+    ------
+    ValueError
+        If `threads` is less than 1 or more than numba was started with (``NUMBA_NUM_THREADS``).
+
+    Examples
+    --------
+    >>> import cgopt
+    >>> cgopt.set_num_threads(1)
+    >>> cgopt.get_num_threads()
+    1
+    >>> cgopt.set_num_threads(cgopt.max_num_threads())
+    """
+    global _threads
+    most = max_num_threads()
+    if not isinstance(threads, (int, np.integer)) or isinstance(threads, bool) or not 1 <= threads <= most:
+        raise ValueError(
+            f"threads must be a whole number from 1 to {most}, got {threads!r}; the upper limit is the number of "
+            "cores, or NUMBA_NUM_THREADS where that was set before the start"
+        )
+    _threads = int(threads)
+
+
+def get_num_threads() -> int:
+    """Number of threads that a solver prepared now would use."""
+    return max_num_threads() if _threads is None else _threads
+
+
+def max_num_threads() -> int:
+    """Largest number that `set_num_threads` takes."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
+def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1) -> Work:
+    """Cut n rows into chunks of equal work.
+
+    Parameters
+    ----------
+    n, entries : int
+        Rows and stored entries of the matrix.
+    indptr : array, optional
+        Row pointers: chunks then have equal numbers of entries, a row counting as six.
+    columns : int
+        Right-hand sides.
+    """
+    parts = get_num_threads() if (entries + 4 * n) * columns >= SMALL else 1
+    parts = max(1, min(parts, n // ALIGN))
+    bounds = np.linspace(0, n, parts + 1).astype(np.int64)
+    if indptr is not None and parts > 1:
+        total = float(indptr[n]) + 6.0 * n
+        candidates = np.arange(0, n + 1, ALIGN)
+        work = indptr[candidates].astype(np.float64) + 6.0 * candidates
+        bounds[1:-1] = candidates[np.searchsorted(work, total * np.arange(1, parts) / parts)]
+    bounds[1:-1] -= bounds[1:-1] % ALIGN
+    return Work(bounds, np.zeros((parts, max(SUMS, 2 * columns))))
+
+
+def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
+    """Call a (serial, threaded) kernel in the form that is right just now."""
+    if w.sums.shape[0] == 1 or _forked or not _team.acquire(blocking=False):
+        return kernel[0](*args)
+    try:
+        return kernel[1](*args)
+    finally:
+        _team.release()

@@ -1,0 +1,172 @@
+"""Vector updates of CG, fused: three passes an iteration with the product's own.
+
+Streams of 8 n bytes (fp64) an iteration, a store to a line that was not read counted twice:
+product 3 (p, q and its allocation) + update_residual 3 (r twice, q) + update_direction 5 (x and p twice,
+r) = 11, plus the matrix; a diagonal preconditioner reads its vector twice more: 13; a general one writes
+z once and reads it twice: 14, plus its own work. (Unfused, as in SciPy: 26.)
+
+Vectors arrive as real arrays: a complex vector as its real view, all scalars of CG being real. Loops run on
+unsigned indices, without which numba tests each for being negative and LLVM does not vectorise.
+
+Each kernel names ``bounds, sums = w.bounds, w.sums`` before its loop. Written as ``w.sums[t, 0] = ...`` inside a `prange`,
+the store can be dropped: numba's dead-code pass does not see that the attribute outlives the loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from .compile import REASSOCIATE, helper, pair
+
+U = np.uint64
+
+
+@helper
+def total(sums: Any, column: int) -> Any:
+    """Add the chunks' partial sums in their order."""
+    out = 0.0
+    for t in range(sums.shape[0]):
+        out += sums[t, column]
+    return out
+
+
+@pair(REASSOCIATE)
+def sum_of_squares(v: Any, w: Any) -> Any:
+    """``v'v`` in fp64."""
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        vv = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            vi = np.float64(v[i])
+            vv += vi * vi
+        sums[t, 0] = vv
+    return total(sums, 0)
+
+
+@pair(REASSOCIATE)
+def dot(a: Any, b: Any, w: Any) -> Any:
+    """``a'b`` in fp64."""
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        ab = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            ab += np.float64(a[i]) * np.float64(b[i])
+        sums[t, 0] = ab
+    return total(sums, 0)
+
+
+@pair(REASSOCIATE)
+def update_residual_identity(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -> Any:
+    """``r -= alpha q``; returns ``r'r`` twice, since z is r."""
+    bounds, sums = w.bounds, w.sums
+    a = r.dtype.type(alpha)
+    for t in prange(sums.shape[0]):
+        rr = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            ri = r[i] - a * q[i]
+            r[i] = ri
+            rr += np.float64(ri) * np.float64(ri)
+        sums[t, 0] = rr
+    rr = total(sums, 0)
+    return rr, rr
+
+
+@pair(REASSOCIATE)
+def update_residual_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -> Any:
+    """``r -= alpha q``; returns ``r'r``, ``r'(M r)``; z is not stored."""
+    bounds, sums = w.bounds, w.sums
+    a = r.dtype.type(alpha)
+    for t in prange(sums.shape[0]):
+        rr = 0.0
+        rz = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            ri = r[i] - a * q[i]
+            r[i] = ri
+            square = np.float64(ri) * np.float64(ri)
+            rr += square
+            rz += square * np.float64(M[i])
+        sums[t, 0] = rr
+        sums[t, 1] = rz
+    return total(sums, 0), total(sums, 1)
+
+
+@pair(REASSOCIATE)
+def update_direction_identity(
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any
+) -> Any:
+    """``x += alpha p``, ``p = r + beta p``; returns ``x'x``, ``p'p``."""
+    bounds, sums = w.bounds, w.sums
+    a = x.dtype.type(alpha)
+    b = x.dtype.type(beta)
+    for t in prange(sums.shape[0]):
+        xx = 0.0
+        pp = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            pi = p[i]
+            xi = x[i] + a * pi
+            x[i] = xi
+            pi = r[i] + b * pi
+            p[i] = pi
+            xx += np.float64(xi) * np.float64(xi)
+            pp += np.float64(pi) * np.float64(pi)
+        sums[t, 0] = xx
+        sums[t, 1] = pp
+    return total(sums, 0), total(sums, 1)
+
+
+@pair(REASSOCIATE)
+def update_direction_diagonal(
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any
+) -> Any:
+    """``x += alpha p``, ``p = M r + beta p``; returns ``x'x``, ``p'p``."""
+    bounds, sums = w.bounds, w.sums
+    a = x.dtype.type(alpha)
+    b = x.dtype.type(beta)
+    for t in prange(sums.shape[0]):
+        xx = 0.0
+        pp = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            pi = p[i]
+            xi = x[i] + a * pi
+            x[i] = xi
+            pi = M[i] * r[i] + b * pi
+            p[i] = pi
+            xx += np.float64(xi) * np.float64(xi)
+            pp += np.float64(pi) * np.float64(pi)
+        sums[t, 0] = xx
+        sums[t, 1] = pp
+    return total(sums, 0), total(sums, 1)
+
+
+@pair(REASSOCIATE)
+def restart_identity(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
+    """``p = r``; returns ``r'r``, ``p'p``."""
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        rr = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            p[i] = r[i]
+            rr += np.float64(r[i]) * np.float64(r[i])
+        sums[t, 0] = rr
+    rr = total(sums, 0)
+    return rr, rr
+
+
+@pair(REASSOCIATE)
+def restart_diagonal(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
+    """``p = M r``; returns ``r'p``, ``p'p``."""
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        rz = 0.0
+        pp = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            zi = M[i] * r[i]
+            p[i] = zi
+            rz += np.float64(r[i]) * np.float64(zi)
+            pp += np.float64(zi) * np.float64(zi)
+        sums[t, 0] = rz
+        sums[t, 1] = pp
+    return total(sums, 0), total(sums, 1)

@@ -1,0 +1,278 @@
+"""The conjugate gradient loops, written once.
+
+These are texts: plain functions over a short list of primitives (imported here from the reference
+backend, where each is specified in NumPy). `bind` gives a text another backend's primitives; the CPU
+backend compiles the bound text whole, and leaves it interpreted when the operator or the preconditioner
+is Python. Bound to the reference as it stands here, the text is the slow, plain solver that tests compare with.
+
+The recurrence is that of Hestenes and Stiefel (1952). What is added to it:
+
+* convergence is believed only of the true residual, recomputed when the recursive one meets the target;
+* the recursive residual is replaced by the true one when the bound on their distance passes sqrt(u) ||r||
+  (van der Vorst and Ye, SIAM J. Sci. Comput. 22, 2000, section 3.2), so that the target is met on
+  matrices where the recursion alone would stop short of it;
+* two checks in a row without progress end the solve as stagnated;
+* non-positive curvature ends it with the direction that showed it.
+
+Vectors of one workspace ``V``: rows r, z, p, q. ``xr`` and ``Vr`` are views of ``x`` and ``V`` as real numbers:
+all of CG's scalars are real, so vector updates treat a complex vector as a real one of twice the length.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+from .reference import (
+    apply_dot,
+    apply_dot_many,
+    residual,
+    restart,
+    restart_many,
+    subtract_many,
+    update_direction,
+    update_direction_many,
+    update_residual,
+    update_residual_many,
+)
+
+# Codes that a loop returns; `cgopt.status` gives them their sentences.
+RUNNING, CONVERGED, INDEFINITE, SINGULAR, STAGNATED, NONFINITE, INDEFINITE_M, MAXITER, STOPPED = range(9)
+
+# Places in the vector of scalars that a solve carries from slice to slice.
+RR = 0  # r'r, recursive
+RZ = 1  # r'z, z = M r
+PP = 2  # p'p
+XX = 3  # x'x
+TARGET = 4  # convergence when r'r <= TARGET
+UNIT = 5  # unit roundoff of the vectors
+NORM_A = 6  # a bound or estimate of ||A||
+GAP = 7  # bound on the distance between the recursive and the true residual
+GAP0 = 8  # its value at the last replacement
+BEST = 9  # smallest true r'r that a check has seen
+FAILED = 10  # checks in a row that saw no progress
+STILL = 11  # iterations in a row that moved x by less than u ||x||
+PATIENCE = 12  # how many of those call for a check
+SCALE = 13  # the power of two that b is multiplied by
+CHECKS = 14  # true residuals computed
+EVENT = 15  # what called for the true residual (many right-hand sides)
+RZ0 = 16  # r'z before the first iteration
+SCALARS = 17
+
+NOTHING, DRIFTED, STOOD_STILL, CLAIMED = range(4)  # events, in rising order of weight
+
+# Columns of the log, one row an iteration.
+LOG_RR, LOG_RZ, LOG_ALPHA, LOG_BETA = range(4)
+LOG_COLUMNS = 4
+
+
+def bind(text: Callable[..., Any], name: str, primitives: dict[str, Any]) -> Callable[..., Any]:
+    """Give a loop's text other primitives.
+
+    Parameters
+    ----------
+    text : function
+        A function of this module.
+    name : str
+        Name of the bound function; distinct for distinct primitives, since compiled code is cached under it.
+    primitives : dict
+        What the text's free names shall mean; names not given keep their meaning here.
+
+    Returns
+    -------
+    function
+    """
+    bound = types.FunctionType(text.__code__, {**text.__globals__, **primitives}, name, text.__defaults__)
+    bound.__qualname__ = name
+    bound.__doc__ = text.__doc__
+    return bound
+
+
+def curvature_code(pq: float, s: Any) -> int:
+    """Why a solve ends on a curvature p'Ap that is not positive."""
+    if not (-float("inf") < pq < float("inf")):
+        return NONFINITE
+    if pq >= -4.0 * s[UNIT] * s[NORM_A] * s[PP]:
+        return SINGULAR
+    return INDEFINITE
+
+
+def product_code(rz: float) -> int:
+    """Why a solve ends on a product r'Mr that is not positive."""
+    return INDEFINITE_M if -float("inf") < rz <= 0.0 else NONFINITE
+
+
+def note_step(alpha: float, rr: float, rz: float, xx: float, pp: float, s: Any) -> int:
+    """Enter one iteration's scalars; says what calls for the true residual: NOTHING, DRIFTED, STOOD_STILL or CLAIMED."""
+    unit, gap = s[UNIT], s[GAP]
+    # |alpha p| <= u |x|: the step is below the rounding of x
+    s[STILL] = s[STILL] + 1.0 if alpha * alpha * s[PP] <= unit * unit * xx else 0.0
+    s[GAP] = gap + unit * (s[NORM_A] * sqrt(xx) + sqrt(rr))  # van der Vorst and Ye 2000, eq. (17)
+    crossed = gap * gap <= unit * s[RR] and s[GAP] * s[GAP] > unit * rr
+    s[RR], s[RZ], s[XX], s[PP] = rr, rz, xx, pp
+    if rr <= s[TARGET]:
+        return CLAIMED
+    if s[STILL] >= s[PATIENCE]:
+        return STOOD_STILL
+    if crossed and s[GAP] > 1.1 * s[GAP0]:
+        return DRIFTED
+    return NOTHING
+
+
+def judge(true: float, event: int, s: Any) -> tuple[int, bool]:
+    """Judge the true r'r that an event called for: a code, and whether to start again from the true residual."""
+    recursive = s[RR]
+    s[RR] = true
+    s[GAP] = s[GAP0] = s[UNIT] * s[NORM_A] * sqrt(s[XX])
+    s[CHECKS] += 1.0
+    if true <= s[TARGET]:
+        return CONVERGED, False
+    if not true < float("inf"):
+        return NONFINITE, False
+    if event != DRIFTED:
+        s[FAILED] = s[FAILED] + 1.0 if true > 0.25 * s[BEST] else 0.0
+        s[BEST] = min(s[BEST], true)
+        if s[FAILED] >= 2.0:
+            return STAGNATED, False
+    if event == STOOD_STILL:
+        s[STILL] = 0.0
+        s[PATIENCE] *= 2.0
+    # The recursion has lost touch with the truth: its directions are of no use any more.
+    return RUNNING, true > 4.0 * recursive
+
+
+def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps):  # type: ignore[no-untyped-def]
+    """Advance one solve by at most `steps` iterations.
+
+    Parameters
+    ----------
+    A, M
+        Layout and preconditioner data (or Python operators, interpreted).
+    b, x : (n,) arrays
+        Right-hand side (not changed) and iterate (updated).
+    V : (4, >= n) array
+        Workspace with rows r, z, p, q. `xr` and `Vr` are real views of x and V.
+    s : (SCALARS,) float64
+        The solve's scalars, carried from call to call.
+    log : (>= steps, LOG_COLUMNS) float64
+        One row an iteration: r'r, r'z, alpha, beta.
+    w, wr : Work
+        Row chunks for products (vectors of x's length) and for vector updates (of xr's length).
+    first : bool
+        Whether z and p are to be made from r before the first iteration.
+    steps : int
+        Iterations to make.
+
+    Returns
+    -------
+    code, done : int
+        RUNNING when all steps were made and nothing else happened, and the number of iterations made.
+    """
+    n, m = x.shape[0], xr.shape[0]
+    r, p, q = V[0][:n], V[2][:n], V[3][:n]
+    rv, zv, pv, qv = Vr[0][:m], Vr[1][:m], Vr[2][:m], Vr[3][:m]
+    if first:
+        s[RZ], s[PP] = restart(M, rv, zv, pv, wr)  # z = M r,  p = z,  r'z,  p'p
+        s[RZ0] = s[RZ]
+        if not 0.0 < s[RZ] < float("inf"):
+            return product_code(s[RZ]), 0
+    for k in range(steps):
+        pq = apply_dot(A, p, q, w)  # q = A p,  p'q
+        if not 0.0 < pq < float("inf"):
+            return curvature_code(pq, s), k
+        rz_old = s[RZ]
+        alpha = rz_old / pq  # alpha = r'z / p'Ap
+        rr, rz = update_residual(M, alpha, qv, rv, zv, wr)  # r -= alpha q,  z = M r,  r'r,  r'z
+        beta = rz / rz_old  # beta = r'z / (r'z before)
+        xx, pp = update_direction(M, alpha, beta, rv, zv, pv, xr, wr)  # x += alpha p,  p = z + beta p,  x'x,  p'p
+        event = note_step(alpha, rr, rz, xx, pp, s)
+        log[k, LOG_RR], log[k, LOG_RZ], log[k, LOG_ALPHA], log[k, LOG_BETA] = rr, rz, alpha, beta
+        if event != NOTHING:
+            true = residual(A, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
+            code, again = judge(true, event, s)
+            log[k, LOG_RR] = true
+            if code != RUNNING:
+                return code, k + 1
+            if again:
+                s[RZ], s[PP] = restart(M, rv, zv, pv, wr)  # z = M r,  p = z,  r'z,  p'p
+                log[k, LOG_BETA] = 0.0
+            else:
+                s[RR], s[RZ] = update_residual(M, 0.0, qv, rv, zv, wr)  # z = M r,  r'r,  r'z;  p is kept
+        if not 0.0 < s[RZ] < float("inf"):
+            return product_code(s[RZ]), k + 1
+    return RUNNING, steps
+
+
+def cg_steps_many(A, M, b, x, V, S, T, codes, log, w, first, steps):  # type: ignore[no-untyped-def]
+    """Advance k solves with one matrix by at most `steps` iterations, one pass over A in each.
+
+    Like `cg_steps`, with scalars of its own for each column: ``S`` is (k, SCALARS), ``T`` (8, k) holds
+    alpha, beta, p'q, r'r, r'z, x'x, p'p and the scale of b, ``V`` is (4, n, k), ``log`` (>= steps, k, LOG_COLUMNS). A column that
+    has ended has its code in `codes`, and stands still with alpha = beta = 0 while the others go on.
+
+    Returns
+    -------
+    done : int
+        Iterations made. Fewer than `steps` when every column has ended.
+    """
+    r, z, p, q = V[0], V[1], V[2], V[3]
+    alpha, beta, pq, rr, rz, xx, pp, scale = T[0], T[1], T[2], T[3], T[4], T[5], T[6], T[7]
+    columns = codes.shape[0]
+    if first:
+        beta[:] = 1.0
+        restart_many(M, r, z, p, beta, rz, pp, w)  # z = M r,  p = z,  r'z,  p'p
+        for j in range(columns):
+            S[j, RZ], S[j, PP], S[j, RZ0] = rz[j], pp[j], rz[j]
+            if codes[j] == RUNNING and not 0.0 < rz[j] < float("inf"):
+                codes[j] = product_code(rz[j])
+    for k in range(steps):
+        running = 0
+        for j in range(columns):
+            running += codes[j] == RUNNING
+        if running == 0:
+            return k
+        apply_dot_many(A, p, q, pq, w)  # q = A p,  p'q
+        for j in range(columns):
+            alpha[j] = 0.0
+            if codes[j] == RUNNING:
+                if 0.0 < pq[j] < float("inf"):
+                    alpha[j] = S[j, RZ] / pq[j]  # alpha = r'z / p'Ap
+                else:
+                    codes[j] = curvature_code(pq[j], S[j])
+        update_residual_many(M, alpha, q, r, z, rr, rz, w)  # r -= alpha q,  z = M r,  r'r,  r'z
+        for j in range(columns):
+            beta[j] = rz[j] / S[j, RZ] if codes[j] == RUNNING else 0.0  # beta = r'z / (r'z before)
+        update_direction_many(M, alpha, beta, r, z, p, x, xx, pp, w)  # x += alpha p,  p = z + beta p,  x'x,  p'p
+        called = 0
+        for j in range(columns):
+            event = NOTHING
+            if codes[j] == RUNNING:
+                event = note_step(alpha[j], rr[j], rz[j], xx[j], pp[j], S[j])
+            S[j, EVENT] = event
+            called = max(called, event)
+            log[k, j, LOG_RR], log[k, j, LOG_RZ] = S[j, RR], S[j, RZ]
+            log[k, j, LOG_ALPHA], log[k, j, LOG_BETA] = alpha[j], beta[j]
+        if called != NOTHING:
+            apply_dot_many(A, x, r, rr, w)  # r = A x
+            subtract_many(b, scale, r, rr, w)  # r = b - r,  r'r
+            for j in range(columns):
+                beta[j] = 0.0
+                if codes[j] == RUNNING:
+                    # columns that did not call are given their true residual too: it is there
+                    code, again = judge(rr[j], max(DRIFTED, int(S[j, EVENT])), S[j])
+                    codes[j] = code
+                    log[k, j, LOG_RR] = rr[j]
+                    if code == RUNNING and again:
+                        beta[j] = 1.0
+                        log[k, j, LOG_BETA] = 0.0
+            restart_many(M, r, z, p, beta, rz, pp, w)  # z = M r,  r'z;  p = z where beta is 1
+            for j in range(columns):
+                S[j, RZ] = rz[j]
+                if beta[j] != 0.0:
+                    S[j, PP] = pp[j]
+        for j in range(columns):
+            if codes[j] == RUNNING and not 0.0 < S[j, RZ] < float("inf"):
+                codes[j] = product_code(S[j, RZ])
+    return steps

@@ -1,0 +1,132 @@
+"""The primitives in plain NumPy: what each compiled kernel must compute.
+
+Tests hold every backend to these functions. They are written for reading, and run anything that NumPy
+runs; a Python operator or preconditioner (an object with ``matvec``) is taken in place of a layout.
+
+Vectors are ``(n,)`` for one system and ``(n, k)`` for k systems side by side; dot products are then ``(k,)``.
+Scalars are summed in fp64 (complex: the real part of the Hermitian product). ``M`` says how the residual is
+preconditioned: None for the identity, a real vector for the inverse of a diagonal, an object with
+``matvec`` for anything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .layouts import CSR, DIA, WINDOW, Dense, SortedCSR
+
+
+def product(A: Any, p: Any) -> Any:
+    """``A p`` for a layout or an operator."""
+    if isinstance(A, Dense):
+        return A.values @ p
+    if isinstance(A, (CSR, SortedCSR)):
+        out = np.zeros(p.shape, np.result_type(A.data, p))
+        for i in range(p.shape[0]):
+            row = i - i % WINDOW + A.place[i] if isinstance(A, SortedCSR) else i
+            entries = slice(A.indptr[i], A.indptr[i + 1])
+            out[row] = A.data[entries] @ p[A.indices[entries]]
+        return out
+    if isinstance(A, DIA):
+        n = p.shape[0]
+        out = np.zeros(p.shape, np.result_type(A.data, p))
+        for offset, diagonal in zip(A.offsets, A.data, strict=True):
+            rows = slice(max(0, -offset), min(n, n - offset))
+            columns = slice(rows.start + offset, rows.stop + offset)
+            out[rows] += (diagonal[rows] * p[columns].T).T
+        return out
+    return A.matvec(p)
+
+
+def dot(a: Any, b: Any) -> Any:
+    """Real part of ``a^H b``, column by column, summed in fp64."""
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    return np.sum(np.conj(a.astype(wide)) * b.astype(wide), axis=0).real
+
+
+def precondition(M: Any, r: Any) -> Any:
+    """``z = M r``."""
+    if M is None:
+        return r
+    if isinstance(M, np.ndarray):
+        return (M * r.T).T
+    return M.matvec(r)
+
+
+def apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
+    """``q = A p``; returns ``p'q``. Streams: p, q (written: twice), the matrix."""
+    q[...] = product(A, p)
+    return dot(p, q)
+
+
+def residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
+    """``r = scale b - A x``; returns ``r'r``."""
+    r[...] = scale * b - product(A, x)
+    return dot(r, r)
+
+
+def update_residual(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -> tuple[Any, Any]:
+    """``r -= alpha q``, ``z = M r``; returns ``r'r``, ``r'z``. Streams: r (twice), q.
+
+    z is stored only for a general M; for a diagonal it is formed again where it is used.
+    """
+    r -= (alpha * q).astype(r.dtype)
+    z[...] = precondition(M, r)
+    return dot(r, r), dot(r, z)
+
+
+def update_direction(
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any
+) -> tuple[Any, Any]:
+    """``x += alpha p``, ``p = z + beta p``; returns ``x'x``, ``p'p``. Streams: x (twice), p (twice), z."""
+    x += (alpha * p).astype(x.dtype)
+    p[...] = precondition(M, r) + beta * p
+    return dot(x, x), dot(p, p)
+
+
+def restart(M: Any, r: Any, z: Any, p: Any, w: Any) -> tuple[Any, Any]:
+    """``z = M r``, ``p = z``; returns ``r'z``, ``p'p``."""
+    z[...] = precondition(M, r)
+    p[...] = z
+    return dot(r, z), dot(p, p)
+
+
+# The same for k systems at once: vectors are (n, k), and each scalar is an array of k, written in place.
+
+
+def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, w: Any) -> None:
+    """``Q = A P``; ``pq[j] = p_j'q_j``."""
+    pq[:] = apply_dot(A, p, q, w)
+
+
+def subtract_many(b: Any, scale: Any, r: Any, rr: Any, w: Any) -> None:
+    """``R = B scale - R``; ``rr[j] = r_j'r_j``: a residual, when R holds A X."""
+    r[...] = scale * b - r
+    rr[:] = dot(r, r)
+
+
+def update_residual_many(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any) -> None:
+    """``R -= Q alpha``, ``Z = M R``; ``rr[j] = r_j'r_j``, ``rz[j] = r_j'z_j``. A column with alpha 0 is left."""
+    moving = alpha != 0.0
+    r[:, moving] -= (alpha[moving] * q[:, moving]).astype(r.dtype)
+    z[...] = precondition(M, r)
+    rr[:], rz[:] = dot(r, r), dot(r, z)
+
+
+def update_direction_many(
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, w: Any
+) -> None:
+    """``X += P alpha``, ``P = Z + P beta``; ``xx[j] = x_j'x_j``, ``pp[j] = p_j'p_j``. Alpha 0 leaves a column."""
+    moving = alpha != 0.0
+    x[:, moving] += (alpha[moving] * p[:, moving]).astype(x.dtype)
+    p[:, moving] = precondition(M, r)[:, moving] + beta[moving] * p[:, moving]
+    xx[:], pp[:] = dot(x, x), dot(p, p)
+
+
+def restart_many(M: Any, r: Any, z: Any, p: Any, which: Any, rz: Any, pp: Any, w: Any) -> None:
+    """``Z = M R``, and ``p_j = z_j`` where ``which[j]`` is not 0; ``rz[j] = r_j'z_j``, ``pp[j] = p_j'p_j``."""
+    z[...] = precondition(M, r)
+    p[:, which != 0.0] = z[:, which != 0.0]
+    rz[:], pp[:] = dot(r, z), dot(p, p)

@@ -1,0 +1,6 @@
+"""What a solver multiplies by: matrices, functions, and sums and multiples of them."""
+
+from .base import Damped, Operator, Scaled, Sum
+from .matrices import FunctionOperator, MatrixOperator, as_operator
+
+__all__ = ["Damped", "FunctionOperator", "MatrixOperator", "Operator", "Scaled", "Sum", "as_operator"]

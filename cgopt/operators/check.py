@@ -1,0 +1,69 @@
+"""Checks of an operator by products with a few vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arrays import Array
+from ..kernels import cpu
+from .base import Operator
+from .matrices import MatrixOperator
+
+
+def probe_vectors(n: int, dtype: np.dtype, count: int = 2) -> Array:
+    """Fixed pseudo-random vectors, rows of a (count, n) array: the same for the same n, on every machine."""
+    out = np.empty((count, n), dtype)
+    for j in range(count):
+        if dtype.kind == "c":
+            cpu.fill_probe(out[j].real, 2 * j + 1)
+            cpu.fill_probe(out[j].imag, 2 * j + 1_000_003)
+        else:
+            cpu.fill_probe(out[j], j + 1)
+    return out
+
+
+def asymmetry(A: Operator) -> tuple[float, float]:
+    """How far A is from Hermitian, by one pair of vectors.
+
+    Returns
+    -------
+    relative : float
+        ``|v'Au - conj(u'Av)| / (|A u| |v| + |A v| |u|) * sqrt(n)``: about ``|A - A'|_F / |A|_F``, since the form
+        of a random pair has the size of a Frobenius norm. Rounding gives some units of roundoff.
+    norm : float
+        ``max |A u| / |u|``: an estimate of the size of A.
+    """
+    n = A.shape[0]
+    u, v = probe_vectors(n, A.dtype)
+    with np.errstate(all="ignore"):
+        product = A.multiply_stored if isinstance(A, MatrixOperator) else A.matvec
+        wide = np.complex128 if A.dtype.kind == "c" else np.float64
+        u, v, Au, Av = (w.astype(wide, copy=False) for w in (u, v, product(u), product(v)))
+        sizes = [float(np.linalg.norm(w)) for w in (u, v, Au, Av)]
+        gap = abs(np.vdot(v, Au) - np.conj(np.vdot(u, Av)))
+        scale = sizes[2] * sizes[1] + sizes[3] * sizes[0]
+    norm = max(sizes[2] / sizes[0], sizes[3] / sizes[1])
+    if not np.isfinite(scale):
+        return float("nan"), norm
+    return (float(gap / scale * np.sqrt(n)) if scale > 0.0 else 0.0), norm
+
+
+def require_hermitian(A: Operator, name: str) -> float:
+    """Refuse an operator that is not Hermitian; return an estimate of its norm.
+
+    Raises
+    ------
+    ValueError
+        If the asymmetry is above the square root of the unit roundoff.
+    """
+    relative, norm = asymmetry(A)
+    if np.isnan(relative):
+        raise ValueError(f"{name} returned NaN or infinity for a finite vector; its products must be finite")
+    if relative > np.sqrt(np.finfo(A.dtype).eps):
+        kind = "Hermitian" if A.dtype.kind == "c" else "symmetric"
+        raise ValueError(
+            f"{name} is not {kind}: for two random vectors u'({name} v) and v'({name} u) differ by {relative:.1e} of "
+            f"their size. Conjugate gradients need a {kind} matrix: solve with another method, or use "
+            f"({name} + {name}.T) / 2 if the difference is an artefact; check=False switches this test off"
+        )
+    return norm

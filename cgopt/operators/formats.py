@@ -1,0 +1,106 @@
+"""Which storage layout suits a matrix.
+
+The choice is by bytes read in one product and by what a row loop can run at: diagonals where few of them hold
+nearly everything (no indices, vector loads), rows sorted by length where lengths vary (the inner loop's end is
+predicted), plain compressed rows otherwise. All are lossless. `docs/performance.md` has the measurements.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..arrays import Array
+from ..kernels import cpu
+from ..kernels.layouts import CSR, DIA, Dense, Layout, SortedCSR
+
+FORMATS = ("csr", "sorted", "dia", "dense")
+MOST_DIAGONALS = 64
+WORTH_SEARCHING = 1_000  # stored entries below which the choice could not pay for itself
+WORTH_SORTING = 20_000  # stored entries; below, branch predictors learn the rows' lengths by heart
+LONG_ROWS = 48  # mean row length from which the end of a row no longer matters
+
+
+def csr_arrays(A: Any) -> CSR:
+    """The arrays of a SciPy CSR matrix, indices unsigned and 32 bit wide where they fit; copied only to narrow."""
+    indptr, indices = A.indptr, A.indices
+    if indptr.dtype.itemsize == 8 and A.nnz < 2**32:
+        indptr = indptr.astype(np.uint32)
+    if indices.dtype.itemsize == 8 and A.shape[1] < 2**32:
+        indices = indices.astype(np.uint32)
+    return CSR(_unsigned(indptr), _unsigned(indices), np.ascontiguousarray(A.data))
+
+
+def _unsigned(a: Array) -> Array:
+    return np.ascontiguousarray(a).view(np.uint32 if a.dtype.itemsize == 4 else np.uint64)
+
+
+def to_sorted(A: CSR) -> SortedCSR:
+    """Sort the rows by length within windows."""
+    n = A.indptr.size - 1
+    out = SortedCSR(
+        np.empty_like(A.indptr), np.empty_like(A.indices), np.empty_like(A.data), np.empty(n, np.uint8)
+    )
+    cpu.sort_rows(A.indptr, A.indices, A.data, *out)
+    return out
+
+
+def to_dia(A: CSR, offsets: Array) -> DIA:
+    """Store as diagonals with the given offsets."""
+    offsets = np.sort(offsets).astype(np.int64)
+    out = DIA(offsets, np.zeros((offsets.size, A.indptr.size - 1), A.data.dtype))
+    cpu.fill_dia(A.indptr, A.indices, A.data, offsets, out.data)
+    return out
+
+
+def choose(A: CSR, wanted: str | None = None) -> tuple[Layout, str]:
+    """Pick a layout for a sparse matrix.
+
+    Parameters
+    ----------
+    A : CSR
+    wanted : {"csr", "sorted", "dia", "dense"}, optional
+        Force one.
+
+    Returns
+    -------
+    layout : Layout
+    why : str
+        The reason in a few words.
+
+    Raises
+    ------
+    ValueError
+        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many.
+    """
+    if wanted is not None and wanted not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)} or None, got {wanted!r}")
+    n, entries = A.indptr.size - 1, A.data.size
+    if wanted == "csr":
+        return A, "asked for"
+    if wanted == "sorted":
+        return to_sorted(A), "asked for"
+    if wanted == "dense":
+        full = sp.csr_array((A.data, A.indices.view(f"i{A.indices.itemsize}"), A.indptr), shape=(n, n)).toarray()
+        return Dense(full), "asked for"
+    if wanted is None and entries < WORTH_SEARCHING:
+        return A, "small"
+    offsets = np.empty(MOST_DIAGONALS, np.int64)
+    same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
+    if wanted == "dia" and diagonals < 0:
+        raise ValueError(f"format='dia' needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open")
+    if wanted == "dia":
+        return to_dia(A, offsets[:diagonals]), "asked for"
+    value, index = A.data.itemsize, A.indices.itemsize
+    if 0 < diagonals and value * diagonals * n <= (value + index) * entries:
+        return to_dia(A, offsets[:diagonals]), f"{diagonals} diagonals hold it in fewer bytes than rows"
+    if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
+        return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"
+    return A, "rows of even length" if same >= 0.95 * n else "long rows" if entries >= LONG_ROWS * n else "small"
+
+
+def product_bytes(A: Layout, n: int) -> int:
+    """Bytes of the matrix that one product reads."""
+    return sum(int(a.nbytes) for a in A)

@@ -1,0 +1,282 @@
+"""Matrices, functions and foreign objects as operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..arrays import Array, as_array, from_foreign, is_foreign, real_view, supported_dtype
+from ..kernels import cpu
+from ..kernels.layouts import CSR, Dense, Layout
+from . import formats
+from .base import Operator
+
+# A matrix whose largest entry lies outside these is multiplied by a power of two, exactly, so that neither its
+# products with vectors of size one overflow nor the products' squares vanish.
+SAFE_EXPONENT = {"f": 40, "d": 300}  # complex: by the type of its parts
+
+
+def _scan(layout: CSR | Dense) -> Any:
+    return cpu.scan_dense(layout.values) if isinstance(layout, Dense) else cpu.scan_csr(*layout)
+
+
+def _row_of(layout: CSR | Dense, entry: int) -> int:
+    if isinstance(layout, Dense):
+        return entry // layout.values.shape[1]
+    return int(np.searchsorted(layout.indptr, entry, side="right")) - 1
+
+
+def _exponent(largest: float, dtype: Any) -> int:
+    """The power of two that brings extreme entries to about one; 0 for ordinary ones."""
+    exponent = int(np.frexp(largest)[1])
+    return 0 if abs(exponent) <= SAFE_EXPONENT[dtype.char.lower()] else -exponent
+
+
+class MatrixOperator(Operator):
+    """A matrix in the storage layout that suits it.
+
+    Parameters
+    ----------
+    A : NumPy array, SciPy sparse array or matrix of any format
+    format : {"csr", "sorted", "dia", "dense"}, optional
+        Force a layout of a sparse matrix; by default the cheapest is chosen.
+    name : str
+        What errors call it.
+
+    Attributes
+    ----------
+    layout : Layout
+        The arrays that kernels multiply by.
+    why : str
+        Why this layout.
+    norm_bound : float
+        Largest row sum of absolute values as stored, which no eigenvalue exceeds.
+    bad_row : int
+        First row whose diagonal entry is not positive, or -1.
+    exponent : int
+        The layout holds ``2**exponent * A``; 0 unless the entries are extremely large or small.
+    """
+
+    def __init__(self, A: Any, *, format: str | None = None, name: str = "A") -> None:
+        if A.ndim != 2 or A.shape[0] != A.shape[1]:
+            raise ValueError(f"{name} must be square, got shape {A.shape}; for least squares pass {name}.T @ {name}")
+        self.shape = (int(A.shape[0]), int(A.shape[1]))
+        self.exponent, self.why = 0, "given so"
+        if sp.issparse(A):
+            self.dtype = supported_dtype(A.dtype, name)
+            layout: Any = formats.csr_arrays(A.tocsr().astype(self.dtype, copy=False))
+        else:
+            if format not in (None, "dense"):
+                raise ValueError(f"{name} is a dense array, to which format={format!r} does not apply; leave it open")
+            values = as_array(A, name)
+            self.dtype = values.dtype
+            if values.flags.f_contiguous and self.dtype.kind == "f":
+                values = values.T  # Hermitian and real: the transpose is the matrix, and is stored by rows
+            layout = Dense(np.ascontiguousarray(values))
+        norm, largest, bad_row, bad_entry = _scan(layout)
+        if bad_entry >= 0:
+            raise ValueError(f"{name} holds NaN or infinity, first in row {_row_of(layout, bad_entry)}; all must be finite")
+        self.exponent = _exponent(largest, self.dtype)
+        if self.exponent:
+            field = "values" if isinstance(layout, Dense) else "data"
+            stored = np.ascontiguousarray(getattr(layout, field))
+            layout = layout._replace(**{field: np.ldexp(real_view(stored), self.exponent).view(stored.dtype)})
+            norm = _scan(layout)[0]
+        self.norm_bound, self.bad_row = float(norm), int(bad_row)
+        self.layout: Layout = layout
+        if isinstance(layout, CSR):
+            self.layout, self.why = formats.choose(layout, format)
+        self.work = cpu.share_rows(*self.shares)
+
+    @property
+    def shares(self) -> tuple[Any, ...]:
+        """Rows, entries and row pointers: what chunks of equal work are cut by."""
+        n, layout = self.shape[0], self.layout
+        if isinstance(layout, Dense):
+            return n, n * n
+        data: Array = layout.data
+        return (n, data.size, layout.indptr) if hasattr(layout, "indptr") else (n, data.size)
+
+    def _unscale(self, out: Array) -> None:
+        if self.exponent:
+            out[...] = np.ldexp(real_view(np.ascontiguousarray(out)), -self.exponent).view(out.dtype)
+
+    def multiply_stored(self, x: Array) -> Array:
+        """Product with the matrix as stored, ``2**exponent A x``: in range for x of size one."""
+        x = np.ascontiguousarray(x, dtype=np.result_type(x, self.dtype))
+        out = np.empty_like(x)
+        cpu.multiply(self.layout, x, out, self.work)
+        return out
+
+    def _matvec(self, x: Array, out: Array) -> None:
+        cpu.multiply(self.layout, np.ascontiguousarray(x, dtype=np.result_type(x, self.dtype)), out, self.work)
+        self._unscale(out)
+
+    def _matmat(self, X: Array, out: Array) -> None:
+        X = np.ascontiguousarray(X, dtype=np.result_type(X, self.dtype))
+        cpu.multiply_many(self.layout, X, out, cpu.share_rows(*self.shares, columns=X.shape[1]))
+        self._unscale(out)
+
+    def diagonal(self) -> Array:
+        """The diagonal, (n,)."""
+        unit = cpu.diagonal(self.layout, self.shape[0])
+        self._unscale(unit)
+        return unit
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the layout's arrays."""
+        return sum(int(a.nbytes) for a in self.layout)
+
+    @property
+    def format(self) -> str:
+        """Name of the layout."""
+        return cpu.layout_name(self.layout)
+
+    def __repr__(self) -> str:
+        return (
+            f"MatrixOperator(shape={self.shape}, dtype={self.dtype}, format={self.format!r} ({self.why}), "
+            f"{self.nbytes / 1e6:.3g} MB)"
+        )
+
+
+class FunctionOperator(Operator):
+    """A Python function ``v -> A v`` as an operator.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an (n,) array and returns one.
+    n : int
+    dtype : dtype
+        Of the products.
+    many : callable, optional
+        The same for (n, k) arrays.
+    """
+
+    exponent = 0
+
+    def __init__(
+        self,
+        function: Callable[[Array], Any],
+        n: int,
+        dtype: Any = np.float64,
+        *,
+        many: Callable[[Array], Any] | None = None,
+        diagonal: Any = None,
+        name: str = "A",
+    ) -> None:
+        self.function, self.many, self.name = function, many, name
+        self.shape, self.dtype = (int(n), int(n)), supported_dtype(dtype, name)
+        self._diagonal = diagonal
+
+    def _take(self, y: Any, out: Array, what: str) -> None:
+        if is_foreign(y):
+            y = from_foreign(y, f"the product of {self.name}")
+        y = np.asarray(y)
+        if y.shape != out.shape:
+            if y.size != out.size or y.ndim == 0:
+                raise ValueError(f"{self.name} must map an array of shape {out.shape} to the same shape, got {y.shape} {what}")
+            y = y.reshape(out.shape)
+        if y.dtype.kind == "c" and out.dtype.kind != "c":
+            raise TypeError(f"{self.name} returned complex values for a real vector; pass b as a complex array")
+        out[...] = y
+
+    def _matvec(self, x: Array, out: Array) -> None:
+        self._take(self.function(x), out, f"from {self.function!r}")
+
+    def _matmat(self, X: Array, out: Array) -> None:
+        if self.many is None:
+            super()._matmat(X, out)
+        else:
+            self._take(self.many(X), out, f"from {self.many!r}")
+
+    def diagonal(self) -> Array | None:
+        """The diagonal, where the wrapped object tells it."""
+        if self._diagonal is None:
+            return None
+        return np.asarray(self._diagonal() if callable(self._diagonal) else self._diagonal)
+
+    def __repr__(self) -> str:
+        what = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return f"FunctionOperator({what}, shape={self.shape}, dtype={self.dtype})"
+
+
+def as_operator(
+    A: Any, *, n: int | None = None, dtype: Any = None, format: str | None = None, name: str = "A"
+) -> Operator:
+    """Anything that can be multiplied by, as an operator.
+
+    Parameters
+    ----------
+    A : array, sparse matrix, LinearOperator, object with ``matvec`` and ``shape``, callable, or tensor
+        Dense: NumPy arrays, nested lists, and tensors of libraries that speak DLPack (torch, jax), which are not
+        copied. Sparse: SciPy arrays and matrices of any format, torch sparse CSR tensors.
+    n : int, optional
+        The size, for a plain callable, which does not tell.
+    dtype : dtype, optional
+        Of the products of something that does not tell.
+    format : str, optional
+        Force a storage layout of a sparse matrix.
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    Operator
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument and the remedy.
+
+    Examples
+    --------
+    >>> import numpy as np, cgopt
+    >>> cgopt.operators.as_operator(lambda v: 2 * v, n=3) @ np.ones(3)
+    array([2., 2., 2.])
+    """
+    if isinstance(A, Operator):
+        return A
+    if isinstance(A, type):
+        raise TypeError(f"{name} is the class {A.__name__}, not an object of it")
+    if sp.issparse(A) or isinstance(A, np.ndarray):
+        return MatrixOperator(A, format=format, name=name)
+    if hasattr(A, "crow_indices") and not getattr(A, "is_cuda", False) and str(A.layout) == "torch.sparse_csr":
+        parts = [from_foreign(part, name) for part in (A.values(), A.col_indices(), A.crow_indices())]
+        return MatrixOperator(sp.csr_array(tuple(parts), shape=tuple(A.shape)), format=format, name=name)
+    if is_foreign(A):
+        return MatrixOperator(from_foreign(A, name), format=format, name=name)
+    if hasattr(A, "matvec") and hasattr(A, "shape"):
+        shape = tuple(A.shape)
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"{name} must be square, got shape {shape}")
+        own = getattr(A, "dtype", None)
+        return FunctionOperator(
+            A.matvec,
+            shape[0],
+            own if own is not None else dtype if dtype is not None else np.float64,
+            many=getattr(A, "matmat", None),
+            diagonal=getattr(A, "diagonal", None),
+            name=name,
+        )
+    if callable(A):
+        if n is None:
+            raise TypeError(f"{name} is a function, which does not tell its size: pass n")
+        return FunctionOperator(A, n, np.float64 if dtype is None else dtype, name=name)
+    if isinstance(A, (list, tuple)):
+        try:
+            values = np.asarray(A)
+        except ValueError as error:
+            raise ValueError(f"{name} is a ragged list; a square array is wanted") from error
+        if values.dtype.kind != "O" and values.ndim == 2:
+            return MatrixOperator(values, format=format, name=name)
+    raise TypeError(
+        f"{name} of type {type(A).__name__} cannot be multiplied by; pass a NumPy array, a SciPy sparse matrix, "
+        "a LinearOperator, a tensor, an object with matvec and shape, or a function v -> A v"
+    )
+
+

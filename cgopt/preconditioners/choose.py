@@ -1,0 +1,49 @@
+"""From what a user passes as M to a preconditioner."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import numpy as np
+
+from ..operators import Operator, as_operator
+from .base import Preconditioner
+from .jacobi import Jacobi
+
+NAMES: dict[str, type[Preconditioner]] = {"jacobi": Jacobi}
+
+
+def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
+    """What the argument M means.
+
+    Parameters
+    ----------
+    M : None, str, preconditioner or its class, matrix, LinearOperator, object with ``matvec``, callable
+        A class or a name is set up for A; a matrix or operator is what multiplies the residual (it approximates the
+        inverse of A, as in SciPy).
+    A : Operator
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name, a wrong shape or type.
+    """
+    if M is None:
+        return None
+    if isinstance(M, str):
+        if M.lower() == "none":
+            return None
+        if M.lower() not in NAMES:
+            near = difflib.get_close_matches(M.lower(), NAMES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{name}={M!r} is not a preconditioner; known are {', '.join(map(repr, NAMES))}{hint}")
+        M = NAMES[M.lower()]
+    if isinstance(M, type) and issubclass(M, Preconditioner):
+        M = M(A)  # type: ignore[call-arg]
+    if isinstance(M, np.ndarray) and M.ndim == 1:
+        raise ValueError(f"{name} is one-dimensional; for a diagonal preconditioner pass preconditioners.Jacobi(diagonal)")
+    operator = as_operator(M, n=A.shape[0], dtype=A.dtype, name=name)
+    if operator.shape != A.shape:
+        raise ValueError(f"{name} has shape {operator.shape}, but A has shape {A.shape}; they must agree")
+    return operator

@@ -1,0 +1,82 @@
+"""Jacobi's preconditioner: the inverse of the diagonal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..operators import as_operator
+from .base import Preconditioner, real_positive
+
+
+class Jacobi(Preconditioner):
+    """The inverse of the diagonal of A.
+
+    Costs nothing to set up and 2 n reads an iteration. It makes the solution independent of the scaling of rows and
+    columns, and is within a factor of n of the best diagonal scaling (van der Sluis, Numer. Math. 14, 1969).
+
+    Parameters
+    ----------
+    A : anything `cgopt.operators.as_operator` takes, with a diagonal; or an (n,) array, the diagonal itself
+
+    Raises
+    ------
+    ValueError
+        If a diagonal entry is not positive: A is then not positive definite.
+    TypeError
+        If A does not tell its diagonal.
+
+    Examples
+    --------
+    >>> import numpy as np, cgopt
+    >>> A = np.diag([1.0, 10.0, 100.0])
+    >>> M = cgopt.preconditioners.Jacobi(A)
+    >>> cgopt.cg(A, np.ones(3), M=M).iterations
+    1
+    """
+
+    def __init__(self, A: Any) -> None:
+        start = time.perf_counter()
+        if isinstance(A, np.ndarray) and A.ndim == 1:
+            diagonal = A
+        else:
+            known = as_operator(A).diagonal()
+            if known is None:
+                raise TypeError(
+                    "A does not tell its diagonal; give it a `diagonal` method, or pass the diagonal as an (n,) array"
+                )
+            diagonal = known
+        diagonal = np.asarray(diagonal).real
+        if not np.isfinite(diagonal).all():
+            raise ValueError("the diagonal of A holds NaN or infinity; every entry must be finite")
+        if not real_positive(diagonal):
+            row = int(np.flatnonzero(~(diagonal > 0.0))[0])
+            raise ValueError(
+                f"diagonal entry {row} of A is {diagonal[row]:g}; Jacobi needs positive ones "
+                "(A is not positive definite otherwise)"
+            )
+        with np.errstate(over="ignore"):
+            inverse = 1.0 / diagonal
+        if not np.isfinite(inverse).all():
+            raise ValueError("the inverse of the diagonal overflows its data type; scale A up by a power of two")
+        self.inverse_diagonal: Array = np.ascontiguousarray(inverse)
+        self.shape, self.dtype = (diagonal.size, diagonal.size), inverse.dtype
+        self.setup_time = time.perf_counter() - start
+
+    def _matvec(self, x: Array, out: Array) -> None:
+        np.multiply(self.inverse_diagonal, x, out=out, casting="same_kind")
+
+    def _matmat(self, X: Array, out: Array) -> None:
+        np.multiply(self.inverse_diagonal[:, None], X, out=out, casting="same_kind")
+
+    def diagonal(self) -> Array:
+        """The inverse diagonal, (n,)."""
+        return self.inverse_diagonal
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inverse diagonal."""
+        return int(self.inverse_diagonal.nbytes)
