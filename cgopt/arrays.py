@@ -68,9 +68,7 @@ def supported_dtype(dtype: Any, name: str) -> np.dtype[Any]:
     hint = "convert it with .astype(numpy.float64)"
     if dtype.kind == "O":
         hint = "object arrays hold arbitrary Python objects; " + hint
-    raise TypeError(
-        f"{name} has dtype {dtype}; float32, float64, complex64, complex128 or integers are wanted: {hint}"
-    )
+    raise TypeError(f"{name} has dtype {dtype}; float32, float64, complex64, complex128 or integers are wanted: {hint}")
 
 
 def as_array(a: Any, name: str) -> Array:

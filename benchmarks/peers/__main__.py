@@ -24,14 +24,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", choices=GROUPS, help="one group of cases")
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds per case (9, with --quick 3)")
-    parser.add_argument(
-        "--output", type=Path, default=RESULTS, metavar="FOLDER", help="where to write (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="where to write (%(default)s)")
     options = parser.parse_args(arguments)
     settings = Settings(repeat=options.repeat or (3 if options.quick else 9), quick=options.quick)
     cgopt.set_num_threads(min(THREADS, cgopt.max_num_threads()))
 
-    machine, start = report.machine(), time.perf_counter()
+    machine, bystanders, start = report.machine(), report.Bystanders(), time.perf_counter()
     groups = {}
     with Peers() as peers:
         for name in [options.only] if options.only else GROUPS:
@@ -39,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             groups[name] = GROUPS[name](settings, peers)
             print(report.table(groups[name]), flush=True)
         versions = report.versions(peers.versions)
+    machine["taken by other programs"] = f"{bystanders.share():.0%} of the processors' time"
     stem = "-".join(filter(None, ["peers", "quick" if options.quick else "foundation", options.only]))
     command = shlex.join(["python", "-m", "benchmarks.peers", *_repeatable(options)])
     report.write(options.output, stem, command, machine, versions, groups, time.perf_counter() - start)

@@ -17,6 +17,7 @@ from benchmarks.peers.triad import Triad
 RTOL = 1e-8
 BATCH_SECONDS = 0.002
 BATCHES = 9
+WHOLE_SECONDS = 150.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Settings:
     Attributes
     ----------
     repeat : int
-        Rounds per case; cases of several seconds a turn take at most three.
+        Rounds per case; whole solves and first solves take at most three.
     quick : bool
         Smaller systems: for checking the benchmark, not for quoting.
     """
@@ -35,8 +36,8 @@ class Settings:
     quick: bool
 
     @property
-    def long_repeat(self) -> int:
-        """Rounds of whole solves."""
+    def whole_repeat(self) -> int:
+        """Rounds of whole solves and of first solves."""
         return min(self.repeat, 1 if self.quick else 3)
 
 
@@ -123,22 +124,11 @@ class Group:
         targets, notes = targets or {}, notes or {}
         medians = {name: statistics.median(values) for name, values in samples.items()}
         for name, median in medians.items():
-            ratio = (
-                median / medians["cgopt"] if min(median, medians["cgopt"]) > 0 else None
-            )  # drowned in noise
-            value = None if name not in targets else median if targets[name].unit == "s" else ratio
-            self.rows.append(
-                Row(
-                    case,
-                    name,
-                    median,
-                    spread(samples[name]),
-                    ratio,
-                    targets.get(name),
-                    value,
-                    notes.get(name, ""),
-                )
-            )
+            # Differences of timings that drown in noise may be negative: no ratio, rather than nonsense.
+            ratio = median / medians["cgopt"] if min(median, medians["cgopt"]) > 0 else None
+            target, note = targets.get(name), notes.get(name, "")
+            value = median if target is not None and target.unit == "s" else ratio
+            self.rows.append(Row(case, name, median, spread(samples[name]), ratio, target, value, note))
         for name, reason in (absent or {}).items():
             self.rows.append(Row(case, name, target=targets.get(name), note=f"absent: {reason}"))
 
@@ -153,10 +143,7 @@ def small(settings: Settings, peers: Peers) -> Group:
         "5 entries a row, badly scaled. PETSc runs one rank (two only add messages at these sizes).",
     )
     cases = [(problems.dense_spectrum(n), target) for n, target in ((8, 40), (16, 40), (32, 40), (100, 12))]
-    cases += [
-        (problems.sparse_graph(n), target)
-        for n, target in ((8, 40), (16, 40), (32, 40), (100, 30), (1000, 5))
-    ]
+    cases += [(problems.sparse_graph(n), target) for n, target in ((8, 40), (16, 40), (32, 40), (100, 30), (1000, 5))]
     for problem, target in cases:
         many = problems.iterations_available(problem, rtol=1e-4, most=200)
         few = max(2, many // 5)
@@ -178,8 +165,8 @@ def large(settings: Settings, peers: Peers) -> Group:
         "included) over its median time per iteration, as a share of a Numba triad a = b + s c on two "
         "threads that takes its turn in the same rounds (32 bytes counted per element, write-allocate "
         f"included; vectors of 64 MB). Whole solves: x0 = 0, true relative residual {RTOL:g} as computed by "
-        "this benchmark from every returned x; set-up (storage format, assembly from arrays in memory) is "
-        "reported apart.",
+        "this benchmark from every returned x; all precondition the unstructured problem with its diagonal; "
+        "set-up (storage format, assembly from arrays in memory) is reported apart, in the notes.",
     )
     few, many = (10, 40) if settings.quick else (10, 60)
     triad = Triad()
@@ -192,30 +179,24 @@ def large(settings: Settings, peers: Peers) -> Group:
         problem = build()
         with peers.on(problem) as external:
             ours = Cgopt(problem)
-            contenders = [ours, SciPy(problem), PyAMG(problem), *external]
-            turns: dict[str, Callable[[], Any]] = {c.name: fixed_turn(c, few, many) for c in contenders}
+            turns: dict[str, Callable[[], Any]] = {
+                c.name: fixed_turn(c, few, many) for c in (ours, SciPy(problem), PyAMG(problem), *external)
+            }
             pairs = take_turns({**turns, "triad": triad.bandwidth}, settings.repeat)
-            triads = pairs.pop("triad")
-            whole = take_turns(
-                {c.name: whole_turn(c) for c in contenders}, settings.long_repeat, warm_up=False
-            )
+        triads = pairs.pop("triad")
         samples = {name: per_iteration(turns, few, many) for name, turns in pairs.items()}
         targets = {"SciPy": Target(2, "times"), "PETSc, 2 ranks": Target(1, "times")}
         group.add(f"{problem.name}, per iteration", samples, targets, absent=peers.absent)
         group.rows.append(_bandwidth(problem, ours, samples["cgopt"], triads))
-        group.add(
-            f"{problem.name}, whole solve",
-            {name: [run.seconds for run in runs] for name, runs in whole.items()},
-            notes=_describe(whole),
-            absent=peers.absent,
-        )
         group.raw[problem.name] = {
             "fixed iterations": _raw_pairs(pairs, few, many),
             "triad bytes per second": triads,
             "cgopt bytes per iteration": ours.solver.bytes_per_iteration,
             "cgopt storage": repr(ours.solver),
-            "whole solves": _raw_solves(whole),
         }
+        if problem.name.startswith("unstructured"):
+            problem = problems.with_jacobi(problem)
+        _whole_solves(group, problem, settings, peers)
     return group
 
 
@@ -230,21 +211,10 @@ def many(settings: Settings, peers: Peers) -> Group:
     )
     bases = [
         problems.poisson(*((100, 100) if settings.quick else (300, 300))),
-        problems.unstructured(10_000 if settings.quick else 60_000),
+        problems.with_jacobi(problems.unstructured(10_000 if settings.quick else 60_000)),
     ]
     for base in bases:
-        problem = problems.with_columns(base, columns)
-        with peers.on(problem, ranks=(2,)) as external:
-            contenders = [Cgopt(problem), SciPy(problem), PyAMG(problem), *external]
-            whole = take_turns({c.name: whole_turn(c) for c in contenders}, settings.long_repeat)
-        group.add(
-            problem.name,
-            {name: [run.seconds for run in runs] for name, runs in whole.items()},
-            {"SciPy": Target(4, "times")},
-            notes=_describe(whole),
-            absent=peers.absent,
-        )
-        group.raw[problem.name] = _raw_solves(whole)
+        _whole_solves(group, problems.with_columns(base, columns), settings, peers, {"SciPy": Target(4, "times")})
     return group
 
 
@@ -272,7 +242,7 @@ def first_solve(settings: Settings, peers: Peers) -> Group:
         "it left; times exclude the imports. cgopt's import is timed after those of numpy, scipy.sparse, "
         "scipy.sparse.linalg and numba.",
     )
-    reports = {kind: latency.measure(kind, settings.long_repeat) for kind in latency.SYSTEMS}
+    reports = {kind: latency.measure(kind, settings.whole_repeat) for kind in latency.SYSTEMS}
     for kind, title in latency.SYSTEMS.items():
         for state, name, bound in (("fresh", "empty compile cache", 6.0), ("later", "later process", 1.0)):
             firsts = [report["first_solve"] for report in reports[kind][state]]
@@ -324,6 +294,26 @@ def fixed_turn(contender: Contender, few: int, many: int) -> Callable[[], Pair]:
 def whole_turn(contender: Contender) -> Callable[[], WholeSolve]:
     """A turn of one whole solve."""
     return lambda: contender.whole(RTOL)
+
+
+def _whole_solves(
+    group: Group,
+    problem: Problem,
+    settings: Settings,
+    peers: Peers,
+    targets: Mapping[str, Target] | None = None,
+) -> None:
+    """Solve `problem` to `RTOL` in turns; the rows are of the solves, set-up goes to the notes."""
+    with peers.on(problem) as external:
+        contenders = [Cgopt(problem), SciPy(problem), PyAMG(problem), *external]
+        for contender in contenders:
+            contender.whole(0.5)  # unrecorded: compiles, touches memory
+        turns = {contender.name: whole_turn(contender) for contender in contenders}
+        whole = take_turns(turns, settings.whole_repeat, budget=WHOLE_SECONDS, warm_up=False)
+    seconds = {name: [run.seconds for run in runs] for name, runs in whole.items()}
+    case = f"{problem.name}, whole solve"
+    group.add(case, seconds, targets, _describe(whole), peers.absent)
+    group.raw[case] = _raw_solves(whole)
 
 
 def _bandwidth(problem: Problem, ours: Cgopt, samples: Sequence[float], triads: Sequence[float]) -> Row:

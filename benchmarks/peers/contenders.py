@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 import cgopt
 from benchmarks.peers.problems import Problem
 
+Vector = NDArray[np.float64]
+Diagonal = scipy.sparse.linalg.LinearOperator
+
 UNREACHED = 1e-14
 """The relative tolerance of solves with a fixed number of iterations; all stay far above it."""
 
@@ -67,7 +70,7 @@ class Contender(ABC):
             )
 
 
-def true_residual(problem: Problem, X: NDArray[np.float64]) -> float:
+def true_residual(problem: Problem, X: Vector) -> float:
     """The largest ``norm(b - A x) / norm(b)`` over the columns."""
     B = problem.b.reshape(problem.n, -1)
     R = B - problem.A @ X.reshape(B.shape)
@@ -81,7 +84,10 @@ class Cgopt(Contender):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self.solver = cgopt.CGSolver(problem.A)
+        self.solver = self._prepare()
+
+    def _prepare(self) -> cgopt.CGSolver:
+        return cgopt.CGSolver(self.problem.A, M="jacobi" if self.problem.jacobi else None)
 
     def fixed(self, iterations: int, solves: int) -> float:
         solve, b = self.solver.solve, self.problem.b
@@ -94,7 +100,7 @@ class Cgopt(Contender):
 
     def whole(self, rtol: float) -> WholeSolve:
         start = time.perf_counter()
-        solver = cgopt.CGSolver(self.problem.A)
+        solver = self._prepare()
         prepared = time.perf_counter()
         result = solver.solve(self.problem.b, rtol=rtol, maxiter=MAXITER)
         end = time.perf_counter()
@@ -108,10 +114,10 @@ class SciPy(Contender):
     name = "SciPy"
 
     def fixed(self, iterations: int, solves: int) -> float:
-        A, b, cg = self.problem.A, self.problem.b, scipy.sparse.linalg.cg
+        A, b, M, cg = self.problem.A, self.problem.b, _jacobi(self.problem), scipy.sparse.linalg.cg
         start = time.perf_counter()
         for _ in range(solves):
-            _, info = cg(A, b, rtol=UNREACHED, maxiter=iterations)
+            _, info = cg(A, b, rtol=UNREACHED, maxiter=iterations, M=M)
         seconds = time.perf_counter() - start
         self._must_equal(info, iterations, "info")
         return seconds
@@ -119,8 +125,8 @@ class SciPy(Contender):
     def whole(self, rtol: float) -> WholeSolve:
         return _column_by_column(self.problem, self._solve, rtol)
 
-    def _solve(self, b: NDArray[np.float64], rtol: float, count: _Counter) -> NDArray[np.float64]:
-        return scipy.sparse.linalg.cg(self.problem.A, b, rtol=rtol, maxiter=MAXITER, callback=count)[0]
+    def _solve(self, b: Vector, rtol: float, M: Diagonal | None, count: _Counter) -> Vector:
+        return scipy.sparse.linalg.cg(self.problem.A, b, rtol=rtol, maxiter=MAXITER, M=M, callback=count)[0]
 
 
 class PyAMG(Contender):
@@ -129,10 +135,10 @@ class PyAMG(Contender):
     name = "PyAMG"
 
     def fixed(self, iterations: int, solves: int) -> float:
-        A, b, cg = self.problem.A, self.problem.b, pyamg.krylov.cg
+        A, b, M, cg = self.problem.A, self.problem.b, _jacobi(self.problem), pyamg.krylov.cg
         start = time.perf_counter()
         for _ in range(solves):
-            _, info = cg(A, b, tol=UNREACHED, maxiter=iterations)
+            _, info = cg(A, b, tol=UNREACHED, maxiter=iterations, M=M)
         seconds = time.perf_counter() - start
         self._must_equal(info, iterations, "info")
         return seconds
@@ -140,8 +146,8 @@ class PyAMG(Contender):
     def whole(self, rtol: float) -> WholeSolve:
         return _column_by_column(self.problem, self._solve, rtol)
 
-    def _solve(self, b: NDArray[np.float64], rtol: float, count: _Counter) -> NDArray[np.float64]:
-        return pyamg.krylov.cg(self.problem.A, b, tol=rtol, maxiter=MAXITER, callback=count)[0]
+    def _solve(self, b: Vector, rtol: float, M: Diagonal | None, count: _Counter) -> Vector:
+        return pyamg.krylov.cg(self.problem.A, b, tol=rtol, maxiter=MAXITER, M=M, callback=count)[0]
 
 
 class _Counter:
@@ -150,18 +156,28 @@ class _Counter:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, xk: NDArray[np.float64]) -> None:
+    def __call__(self, xk: Vector) -> None:
         self.calls += 1
 
 
-_Solve = Callable[[NDArray[np.float64], float, _Counter], NDArray[np.float64]]
+def _jacobi(problem: Problem) -> Diagonal | None:
+    """The preconditioner as the fastest thing that SciPy and PyAMG take: one NumPy product."""
+    if not problem.jacobi:
+        return None
+    inverse = 1 / problem.A.diagonal()
+    return scipy.sparse.linalg.LinearOperator(problem.A.shape, matvec=lambda r: inverse * r, dtype=np.float64)
 
 
-def _column_by_column(problem: Problem, solve: _Solve, rtol: float) -> WholeSolve:
+def _column_by_column(
+    problem: Problem, solve: Callable[[Vector, float, Diagonal | None, _Counter], Vector], rtol: float
+) -> WholeSolve:
     """One solve after the other; the columns are made contiguous before the clock starts."""
     columns = [np.ascontiguousarray(column) for column in problem.b.reshape(problem.n, -1).T]
     count = _Counter()
     start = time.perf_counter()
-    solutions = [solve(b, rtol, count) for b in columns]
-    seconds = time.perf_counter() - start
-    return WholeSolve(0.0, seconds, count.calls, true_residual(problem, np.column_stack(solutions)))
+    M = _jacobi(problem)
+    prepared = time.perf_counter()
+    solutions = [solve(b, rtol, M, count) for b in columns]
+    end = time.perf_counter()
+    residual = true_residual(problem, np.column_stack(solutions))
+    return WholeSolve(prepared - start, end - prepared, count.calls, residual)

@@ -46,7 +46,8 @@ class Absent(Exception):
 
 def write_problem(problem: Problem, folder: Path) -> None:
     """Write matrix, right-hand sides (column after column) and a header as raw files."""
-    header: dict[str, int | str] = {"n": problem.n, "columns": problem.b.reshape(problem.n, -1).shape[1]}
+    header: dict[str, int | str | bool] = {"n": problem.n, "jacobi": problem.jacobi}
+    header["columns"] = problem.b.reshape(problem.n, -1).shape[1]
     problem.b.reshape(problem.n, -1).T.tofile(folder / "rhs.f64")
     if sp.issparse(problem.A):
         header |= {"kind": "csr", "nnz": int(problem.A.nnz)}
@@ -138,9 +139,7 @@ class External(Contender):
         setup = self._ask("setup")
         answer = self._ask(f"solve {rtol} {MAXITER}")
         X = np.fromfile(self._solution).reshape(-1, self.problem.n).T
-        return WholeSolve(
-            setup["seconds"], answer["seconds"], answer["iterations"], true_residual(self.problem, X)
-        )
+        return WholeSolve(setup["seconds"], answer["seconds"], answer["iterations"], true_residual(self.problem, X))
 
     def close(self) -> None:
         """End the worker; kill it if it does not obey."""
@@ -203,9 +202,7 @@ class PETSc:
                     "import numpy; from petsc4py import PETSc; assert PETSc.ScalarType == numpy.float64",
                 ]
                 with contextlib.suppress(OSError):
-                    done = subprocess.run(
-                        test, env=os.environ | common | environment, capture_output=True, check=False
-                    )
+                    done = subprocess.run(test, env=os.environ | common | environment, capture_output=True, check=False)
                     if done.returncode == 0:
                         return cls(python, common | environment, _launcher())
         raise Absent("not installed: no interpreter imports petsc4py (Debian: python3-petsc4py)")
@@ -254,11 +251,7 @@ class Eigen:
             When Eigen's headers or a compiler are missing.
         """
         prefixes = [Path(sys.prefix), Path("/usr"), Path("/usr/local"), Path("/opt/homebrew")]
-        found = [
-            p / "include" / "eigen3"
-            for p in prefixes
-            if (p / "include" / "eigen3" / "Eigen" / "Core").exists()
-        ]
+        found = [p / "include" / "eigen3" for p in prefixes if (p / "include" / "eigen3" / "Eigen" / "Core").exists()]
         if not found:
             raise Absent("not installed: no include/eigen3 folder (Debian: libeigen3-dev)")
         compiler = shutil.which("g++")
@@ -267,18 +260,17 @@ class Eigen:
         program = folder / "eigen_peer"
         flags = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-DNDEBUG", "-isystem", str(found[0])]
         source = HERE / "eigen_peer" / "eigen_peer.cpp"
-        done = subprocess.run(
-            [compiler, *flags, str(source), "-o", str(program)], capture_output=True, check=False
-        )
+        done = subprocess.run([compiler, *flags, str(source), "-o", str(program)], capture_output=True, check=False)
         if done.returncode != 0:
             raise Absent(f"did not compile: {done.stderr.decode()[:300]}")
         return cls(program)
 
     def start(self, problem: Problem, folder: Path, threads: int) -> External:
-        """A worker with `threads` OpenMP threads and no preconditioner."""
+        """A worker with `threads` OpenMP threads."""
         header = json.loads((folder / "problem.json").read_text())
         sizes = [str(header[key]) for key in ("n", "nnz", "columns")]
-        command = [str(self.program), str(folder), "eigen", header["kind"], "identity", *sizes]
+        preconditioner = "diagonal" if problem.jacobi else "identity"
+        command = [str(self.program), str(folder), "eigen", header["kind"], preconditioner, *sizes]
         name = f"Eigen, {threads} threads"
         return External(name, problem, folder, "eigen", command, {"OMP_NUM_THREADS": str(threads)})
 
@@ -311,9 +303,7 @@ class Peers:
         self._temporary.cleanup()
 
     @contextlib.contextmanager
-    def on(
-        self, problem: Problem, *, ranks: Sequence[int] = (1, 2), threads: int = 2
-    ) -> Iterator[list[External]]:
+    def on(self, problem: Problem, *, ranks: Sequence[int] = (1, 2), threads: int = 2) -> Iterator[list[External]]:
         """Workers with `problem` loaded, ended on exit.
 
         Yields

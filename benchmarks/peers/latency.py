@@ -1,23 +1,24 @@
 """What a new process pays: its imports, and its first solve with an empty and with a full compile cache.
 
-Run as a module this is the child: ``python -m benchmarks.peers.latency {dense,sparse,large}`` imports, solves
-twice and prints seconds as JSON.
+Run as a program this is the child: ``latency.py {dense,sparse,large}`` imports, solves twice and prints seconds
+as JSON.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from pathlib import Path
 
 SYSTEMS = {
     "dense": "dense fp64, n = 100",
     "sparse": "CSR fp64, n = 1000 (one thread)",
-    "large": "CSR fp64, n = 10^6 (all threads)",
+    "large": "CSR fp64, n = 200 000 (all threads)",
 }
 
 
@@ -40,15 +41,21 @@ def measure(kind: str, repeat: int) -> dict[str, list[dict[str, float]]]:
     for _ in range(repeat):
         with tempfile.TemporaryDirectory(prefix="cgopt-cache-") as cache:
             for name in ("fresh", "later"):
-                reports[name].append(
-                    child([sys.executable, "-m", __spec__.name, kind], {"NUMBA_CACHE_DIR": cache})
-                )
+                reports[name].append(_child(kind, cache))
     return reports
 
 
-def child(command: Sequence[str], environment: dict[str, str]) -> dict[str, float]:
-    """Run a command that prints one JSON object, and return it."""
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+def _child(kind: str, cache: str) -> dict[str, float]:
+    cgopt = importlib.util.find_spec("cgopt")
+    assert cgopt is not None
+    assert cgopt.origin is not None
+    # The child solves with this process's cgopt, installed or not.
+    path = os.pathsep.join(filter(None, [str(Path(cgopt.origin).parent.parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": path}
+    command = [sys.executable, __file__, kind]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"a child that solves a {kind} system failed: {done.stderr}")
     return json.loads(done.stdout)
 
 
@@ -63,7 +70,7 @@ def _report(kind: str) -> dict[str, float]:
     import cgopt
 
     imported = time.perf_counter()
-    n = {"dense": 100, "sparse": 1000, "large": 1_000_000}[kind]
+    n = {"dense": 100, "sparse": 1000, "large": 200_000}[kind]
     # Condition number 9: some twenty iterations, a few milliseconds each at most.
     A = sp.diags_array([-1.0, -1.0, 5.0, -1.0, -1.0], offsets=[-30, -1, 0, 1, 30], shape=(n, n)).tocsr()
     if kind == "dense":

@@ -39,9 +39,7 @@ class Worker:
         self.b = []
         for column in range(self.columns):
             b = layout.duplicate()
-            b.setArray(
-                self._rows("rhs.f64", np.float64, column * self.n + self.first, column * self.n + self.last)
-            )
+            b.setArray(self._rows("rhs.f64", np.float64, column * self.n + self.first, column * self.n + self.last))
             self.b.append(b)
         self.arrays = self._load()
         self.setup()
@@ -77,9 +75,10 @@ class Worker:
         ksp = PETSc.KSP().create(self.comm)
         ksp.setOperators(A)
         ksp.setType("cg")
-        ksp.getPC().setType("none")
-        # sqrt(r'z) with z = r: the 2-norm of the residual, without the extra reduction of the other norms.
-        ksp.setNormType(PETSc.KSP.NormType.NATURAL)
+        ksp.getPC().setType("jacobi" if self.header["jacobi"] else "none")
+        # Natural: sqrt(r'z). With z = r that is the 2-norm, without the other norms' extra reduction.
+        norms = PETSc.KSP.NormType
+        ksp.setNormType(norms.UNPRECONDITIONED if self.header["jacobi"] else norms.NATURAL)
         ksp.setUp()
         self.comm.barrier()
         self.ksp = ksp

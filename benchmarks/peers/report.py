@@ -5,20 +5,22 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from benchmarks.peers.cases import Group, Row
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 COLOURS = {
     "SciPy": "#4477aa",
@@ -39,19 +41,37 @@ def machine() -> dict[str, object]:
         "last-level cache": _last_level_cache(),
         "memory GB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "settings": " ".join(
-            f"{key}={value}" for key, value in sorted(os.environ.items()) if _tells(key, value)
-        ),
+        "settings": " ".join(f"{key}={value}" for key, value in sorted(os.environ.items()) if _tells(key, value)),
         "load average at the start": round(os.getloadavg()[0], 2),
     }
+
+
+class Bystanders:
+    """How much of the processors other programs took while the benchmark ran."""
+
+    def __init__(self) -> None:
+        self._start = self._times()
+
+    @staticmethod
+    def _times() -> tuple[float, float, float]:
+        """Seconds that this machine, then this process with its ended children, was at work; and the clock."""
+        try:
+            user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        except OSError:
+            return math.nan, 0.0, time.monotonic()
+        everyone = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return everyone, sum(os.times()[:4]), time.monotonic()
+
+    def share(self) -> float:
+        """Others' processor time since the beginning, as a share of all there was; NaN where it is not told."""
+        everyone, ours, elapsed = (now - then for now, then in zip(self._times(), self._start, strict=True))
+        return max(0.0, everyone - ours) / (elapsed * (os.cpu_count() or 1))
 
 
 def versions(external: Mapping[str, str]) -> dict[str, str]:
     """Versions of Python, the packages, and the peers that were found."""
     packages = ("cgopt", "numpy", "scipy", "numba", "llvmlite", "pyamg", "matplotlib")
-    return (
-        {"python": platform.python_version()} | {name: _version(name) for name in packages} | dict(external)
-    )
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages} | dict(external)
 
 
 def write(
@@ -112,9 +132,7 @@ def _markdown(stem: str, header: Mapping, groups: Mapping[str, Group], drawn: bo
         "",
         f"`{header['command']}`, {header['date']}, {header['seconds']} s. Raw numbers: `{stem}.json`.",
         "",
-        "- Machine: "
-        + ", ".join(f"{key} {value}" for key, value in header["machine"].items() if value != "")
-        + ".",
+        "- Machine: " + ", ".join(f"{key} {value}" for key, value in header["machine"].items() if value != "") + ".",
         "- Versions: " + ", ".join(f"{key} {value}" for key, value in header["versions"].items()) + ".",
         "- Method: two threads; contenders take turns in one process or in workers that sleep in between "
         "(A B C A B C ..., one unrecorded round first); medians. The ratio is the contender's median over "
@@ -174,6 +192,10 @@ def _seconds(value: float) -> str:
 
 def _draw(path: Path, groups: Mapping[str, Group]) -> bool:
     """One horizontal bar per case and peer, its length the ratio to cgopt; targets as vertical marks."""
+    # Not at the top: asv imports every module of this folder, and its environments hold no matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     panels = []
     for group in groups.values():
         bars = [row for row in group.rows if row.ratio is not None and row.contender != "cgopt"]
@@ -205,6 +227,8 @@ def _height(panels: Sequence[tuple[Group, Sequence[Row]]]) -> float:
 
 def _panel(axis: Axes, bars: Sequence[Row]) -> dict[str, Artist]:
     """Draw one group, a block of bars per case; return what the legend must explain."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
     shown: dict[str, Artist] = {}
     position, ticks, labels = 0.0, [], []
     for case in dict.fromkeys(row.case for row in bars):
@@ -225,9 +249,7 @@ def _panel(axis: Axes, bars: Sequence[Row]) -> dict[str, Artist]:
             )
             if row.target is not None and row.target.unit == "times":
                 ends = [position - 0.5, position + 0.5]
-                shown["target"] = axis.plot(
-                    [row.target.bound] * 2, ends, color=COLOURS["target"], linewidth=2.0
-                )[0]
+                shown["target"] = axis.plot([row.target.bound] * 2, ends, color=COLOURS["target"], linewidth=2.0)[0]
             position += 1
         position += 0.8
     values = [row.ratio for row in bars if row.ratio]
@@ -257,11 +279,7 @@ def _cpu_model() -> str:
         return platform.processor()
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     model = fields.get("model name", platform.processor())
-    return (
-        f"{model} (family {fields['cpu family']}, model {fields['model']})"
-        if "cpu family" in fields
-        else model
-    )
+    return f"{model} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else model
 
 
 def _last_level_cache() -> str:

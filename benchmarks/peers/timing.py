@@ -6,6 +6,7 @@ contenders alike, so that ratios of medians hold where absolute figures do not.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ def take_turns(
     contenders: Mapping[str, Callable[[], T]],
     repeat: int,
     *,
+    budget: float = math.inf,
     warm_up: bool = True,
     settle: float = SETTLE_SECONDS,
 ) -> dict[str, list[T]]:
@@ -41,6 +43,8 @@ def take_turns(
         A turn: it times itself and returns what it measured.
     repeat : int
         Number of rounds.
+    budget : float
+        Seconds after which no further round is begun that would, judged by those before, end later.
     warm_up : bool
         Whether to begin with the unrecorded turns; not needed when other turns have warmed everything up.
     settle : float
@@ -55,7 +59,10 @@ def take_turns(
         for turn in contenders.values():
             turn()
     measured: dict[str, list[T]] = {name: [] for name in contenders}
-    for _ in range(repeat):
+    start = time.perf_counter()
+    for round_ in range(repeat):
+        if round_ and (time.perf_counter() - start) * (round_ + 1) / round_ > budget:
+            break
         for name, turn in contenders.items():
             time.sleep(settle)
             measured[name].append(turn())
@@ -69,9 +76,7 @@ def per_iteration(pairs: Sequence[Pair], few: int, many: int) -> list[float]:
 
 def beyond_iterations(pairs: Sequence[Pair], few: int, many: int) -> list[float]:
     """Seconds that a solve with no iterations would take, extrapolated from each pair."""
-    return [
-        pair.few - few * slope for pair, slope in zip(pairs, per_iteration(pairs, few, many), strict=True)
-    ]
+    return [pair.few - few * slope for pair, slope in zip(pairs, per_iteration(pairs, few, many), strict=True)]
 
 
 def spread(samples: Sequence[float]) -> float:

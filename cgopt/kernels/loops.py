@@ -105,7 +105,13 @@ def product_code(rz: float) -> int:
 
 
 def note_step(alpha: float, rr: float, rz: float, xx: float, pp: float, s: Any) -> int:
-    """Enter one iteration's scalars; says what calls for the true residual: NOTHING, DRIFTED, STOOD_STILL or CLAIMED."""
+    """Enter one iteration's scalars, and say what calls for the true residual.
+
+    Returns
+    -------
+    event : int
+        NOTHING, DRIFTED, STOOD_STILL or CLAIMED.
+    """
     unit, gap = s[UNIT], s[GAP]
     # |alpha p| <= u |x|: the step is below the rounding of x
     s[STILL] = s[STILL] + 1.0 if alpha * alpha * s[PP] <= unit * unit * xx else 0.0
@@ -143,7 +149,7 @@ def judge(true: float, event: int, s: Any) -> tuple[int, bool]:
     return RUNNING, true > 4.0 * recursive
 
 
-def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps):  # type: ignore[no-untyped-def]
+def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
     """Advance one solve by at most `steps` iterations.
 
     Parameters
@@ -164,6 +170,8 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps):  # type: ignor
         Whether z and p are to be made from r before the first iteration.
     steps : int
         Iterations to make.
+    last : bool
+        Whether no more are allowed: if all are made, the true residual is computed and judged.
 
     Returns
     -------
@@ -202,6 +210,9 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps):  # type: ignor
                 s[RR], s[RZ] = update_residual(M, 0.0, qv, rv, zv, wr)  # z = M r,  r'r,  r'z;  p is kept
         if not 0.0 < s[RZ] < float("inf"):
             return product_code(s[RZ]), k + 1
+    if last:
+        s[RR] = residual(A, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
+        return MAXITER, steps
     return RUNNING, steps
 
 
@@ -244,7 +255,8 @@ def cg_steps_many(A, M, b, x, V, S, T, codes, log, w, first, steps):  # type: ig
         update_residual_many(M, alpha, q, r, z, rr, rz, w)  # r -= alpha q,  z = M r,  r'r,  r'z
         for j in range(columns):
             beta[j] = rz[j] / S[j, RZ] if codes[j] == RUNNING else 0.0  # beta = r'z / (r'z before)
-        update_direction_many(M, alpha, beta, r, z, p, x, xx, pp, w)  # x += alpha p,  p = z + beta p,  x'x,  p'p
+        # x += alpha p,  p = z + beta p,  x'x,  p'p
+        update_direction_many(M, alpha, beta, r, z, p, x, xx, pp, w)
         called = 0
         for j in range(columns):
             event = NOTHING

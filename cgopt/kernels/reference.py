@@ -77,9 +77,7 @@ def update_residual(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -> tuple
     return dot(r, r), dot(r, z)
 
 
-def update_direction(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any
-) -> tuple[Any, Any]:
+def update_direction(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> tuple[Any, Any]:
     """``x += alpha p``, ``p = z + beta p``; returns ``x'x``, ``p'p``. Streams: x (twice), p (twice), z."""
     x += (alpha * p).astype(x.dtype)
     p[...] = precondition(M, r) + beta * p

@@ -76,8 +76,8 @@ def minimize_quadratic(
 ) -> QuadraticResult:
     """Minimise ``f(x) = 1/2 x'Qx + q'x`` by conjugate gradients.
 
-    The gradient is ``Qx + q``, so this solves ``Q x = -q``; each step minimises f along a direction that is conjugate to
-    all before it.
+    The gradient is ``Qx + q``, so this solves ``Q x = -q``; each step minimises f along a direction that is conjugate
+    to all before it.
 
     Parameters
     ----------
@@ -115,9 +115,7 @@ def minimize_quadratic(
     def keep(x: Array) -> None:
         iterates.append(x.copy())
 
-    solve = solver.solve(
-        -g, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=keep if keep_directions else None
-    )
+    solve = solver.solve(-g, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=keep if keep_directions else None)
     x: Array = solve.x
     Qx = solver.operator @ x
     wide = np.complex128 if x.dtype.kind == "c" else np.float64
@@ -129,6 +127,4 @@ def minimize_quadratic(
         # x_{k+1} - x_k = alpha_k p_k
         alpha = solve._log[:, 2]
         directions = np.diff(path, axis=0) / alpha[:, None] if alpha.size else np.empty((0, x.size), x.dtype)
-    return QuadraticResult(
-        x, fun, solve.status, solve.iterations, solve.residual_norm, directions, path, solve
-    )
+    return QuadraticResult(x, fun, solve.status, solve.iterations, solve.residual_norm, directions, path, solve)

@@ -6,11 +6,13 @@ import inspect
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array
+from ..kernels import loops
+from .workspace import scale_columns
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def check_tolerance(value: Any, name: str) -> float:
     ------
     TypeError, ValueError
     """
+    if type(value) is float and value >= 0.0:
+        return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -59,13 +63,13 @@ def check_maxiter(value: Any, n: int) -> int:
     """The number of iterations allowed; None means 10 n, as in SciPy."""
     if value is None:
         return 10 * n
-    if isinstance(value, bool) or not (
-        isinstance(value, numbers.Integral) or (isinstance(value, numbers.Real) and float(value).is_integer())
+    if type(value) is not int and (
+        isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value).is_integer()
     ):
         raise TypeError(f"maxiter must be a whole number or None, got {value!r}")
     if value < 0:
         raise ValueError(f"maxiter must not be negative, got {value!r}")
-    return int(value)
+    return int(float(value)) if type(value) is not int else value
 
 
 def check_callback(callback: Any, name: str = "callback") -> tuple[Callable[..., Any] | None, bool]:
@@ -81,10 +85,53 @@ def check_callback(callback: Any, name: str = "callback") -> tuple[Callable[...,
     return callback, rich
 
 
-def asks_to_stop(callback: Callable[..., Any], rich: bool, state: IterationState) -> bool:
-    """Call the callback; whether it returned or raised StopIteration."""
-    try:
-        answer = callback(intermediate_result=state) if rich else callback(state.x)
-    except StopIteration:
-        return True
-    return answer is StopIteration or isinstance(answer, StopIteration)
+class Goal(NamedTuple):
+    """When a solve may end: the tolerances and the iterations allowed."""
+
+    rtol: float
+    atol: float
+    maxiter: int
+
+
+class Listeners:
+    """Who is told of the iterations: a callback after each, a progress function a few times a second."""
+
+    def __init__(self, callback: Any, progress: Any) -> None:
+        self.callback, self.rich = check_callback(callback)
+        self.progress, _ = check_callback(progress, "progress")
+        self.each_iteration = self.callback is not None
+        self.any = self.each_iteration or self.progress is not None
+
+    def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any) -> bool:
+        """Tell them; whether the callback asked for the end.
+
+        Parameters
+        ----------
+        x : (n,) or (n, k) array
+            The iterate as solved for; the user's is ``2**shift x``.
+        last : (1, LOG_COLUMNS) or (k, LOG_COLUMNS) array
+            The last row of the log.
+        target : float or (k,) array
+            Square of the norm to reach, of ``2**exponent b``.
+        """
+        if np.any(shift):
+            x = x.copy()
+            scale_columns(x.reshape(x.shape[0], -1), np.atleast_1d(shift))
+        shown = x.view()
+        shown.flags.writeable = False
+        sizes = [
+            np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.atleast_1d(exponent)),
+            last[:, loops.LOG_ALPHA],
+            last[:, loops.LOG_BETA],
+            np.ldexp(np.sqrt(np.atleast_1d(target)), -np.atleast_1d(exponent)),
+        ]
+        state = IterationState(shown, iteration, *(float(a[0]) if x.ndim == 1 else a.copy() for a in sizes))
+        if self.progress is not None:
+            self.progress(state)
+        if self.callback is None:
+            return False
+        try:
+            answer = self.callback(intermediate_result=state) if self.rich else self.callback(shown)
+        except StopIteration:
+            return True
+        return answer is StopIteration or isinstance(answer, StopIteration)

@@ -78,7 +78,11 @@ class Operator:
             return self.matvec(np.ascontiguousarray(x).reshape(-1))
 
         return LinearOperator(
-            self.shape, matvec=flat, rmatvec=flat, matmat=lambda X: self.matmat(np.ascontiguousarray(X)), dtype=self.dtype
+            self.shape,
+            matvec=flat,
+            rmatvec=flat,
+            matmat=lambda X: self.matmat(np.ascontiguousarray(X)),
+            dtype=self.dtype,
         )
 
     def __matmul__(self, x: Any) -> Array:

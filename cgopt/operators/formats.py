@@ -40,9 +40,7 @@ def _unsigned(a: Array) -> Array:
 def to_sorted(A: CSR) -> SortedCSR:
     """Sort the rows by length within windows."""
     n = A.indptr.size - 1
-    out = SortedCSR(
-        np.empty_like(A.indptr), np.empty_like(A.indices), np.empty_like(A.data), np.empty(n, np.uint8)
-    )
+    out = SortedCSR(np.empty_like(A.indptr), np.empty_like(A.indices), np.empty_like(A.data), np.empty(n, np.uint8))
     cpu.sort_rows(A.indptr, A.indices, A.data, *out)
     return out
 
@@ -98,7 +96,10 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Layout, str]:
         return to_dia(A, offsets[:diagonals]), f"{diagonals} diagonals hold it in fewer bytes than rows"
     if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
         return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"
-    return A, "rows of even length" if same >= 0.95 * n else "long rows" if entries >= LONG_ROWS * n else "small"
+    return (
+        A,
+        "rows of even length" if same >= 0.95 * n else "long rows" if entries >= LONG_ROWS * n else "small",
+    )
 
 
 def product_bytes(A: Layout, n: int) -> int:

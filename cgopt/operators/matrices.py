@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from ..arrays import Array, as_array, from_foreign, is_foreign, real_view, supported_dtype
 from ..kernels import cpu
-from ..kernels.layouts import CSR, Dense, Layout
+from ..kernels.layouts import CSR, DIA, Dense, Layout
 from . import formats
 from .base import Operator
 
@@ -78,7 +78,9 @@ class MatrixOperator(Operator):
             layout = Dense(np.ascontiguousarray(values))
         norm, largest, bad_row, bad_entry = _scan(layout)
         if bad_entry >= 0:
-            raise ValueError(f"{name} holds NaN or infinity, first in row {_row_of(layout, bad_entry)}; all must be finite")
+            raise ValueError(
+                f"{name} holds NaN or infinity, first in row {_row_of(layout, bad_entry)}; all must be finite"
+            )
         self.exponent = _exponent(largest, self.dtype)
         if self.exponent:
             field = "values" if isinstance(layout, Dense) else "data"
@@ -92,13 +94,12 @@ class MatrixOperator(Operator):
         self.work = cpu.share_rows(*self.shares)
 
     @property
-    def shares(self) -> tuple[Any, ...]:
+    def shares(self) -> tuple[int, int, Any]:
         """Rows, entries and row pointers: what chunks of equal work are cut by."""
         n, layout = self.shape[0], self.layout
         if isinstance(layout, Dense):
-            return n, n * n
-        data: Array = layout.data
-        return (n, data.size, layout.indptr) if hasattr(layout, "indptr") else (n, data.size)
+            return n, n * n, None
+        return n, int(layout.data.size), None if isinstance(layout, DIA) else layout.indptr
 
     def _unscale(self, out: Array) -> None:
         if self.exponent:
@@ -179,7 +180,9 @@ class FunctionOperator(Operator):
         y = np.asarray(y)
         if y.shape != out.shape:
             if y.size != out.size or y.ndim == 0:
-                raise ValueError(f"{self.name} must map an array of shape {out.shape} to the same shape, got {y.shape} {what}")
+                raise ValueError(
+                    f"{self.name} must map an array of shape {out.shape} to the same shape, got {y.shape} {what}"
+                )
             y = y.reshape(out.shape)
         if y.dtype.kind == "c" and out.dtype.kind != "c":
             raise TypeError(f"{self.name} returned complex values for a real vector; pass b as a complex array")
@@ -278,5 +281,3 @@ def as_operator(
         f"{name} of type {type(A).__name__} cannot be multiplied by; pass a NumPy array, a SciPy sparse matrix, "
         "a LinearOperator, a tensor, an object with matvec and shape, or a function v -> A v"
     )
-
-

@@ -42,7 +42,9 @@ def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
     if isinstance(M, type) and issubclass(M, Preconditioner):
         M = M(A)  # type: ignore[call-arg]
     if isinstance(M, np.ndarray) and M.ndim == 1:
-        raise ValueError(f"{name} is one-dimensional; for a diagonal preconditioner pass preconditioners.Jacobi(diagonal)")
+        raise ValueError(
+            f"{name} is one-dimensional; for a diagonal preconditioner pass preconditioners.Jacobi(diagonal)"
+        )
     operator = as_operator(M, n=A.shape[0], dtype=A.dtype, name=name)
     if operator.shape != A.shape:
         raise ValueError(f"{name} has shape {operator.shape}, but A has shape {A.shape}; they must agree")

@@ -55,7 +55,6 @@ def layout_name(A: Any) -> str:
     return NAMES.get(type(A), PYTHON)
 
 
-
 def _primitive(stem: str, suffix: str, form: int | None) -> Any:
     """A primitive by name: form 0 serial, 1 threaded, None chosen at each call (in interpreted loops)."""
     if suffix == PYTHON:

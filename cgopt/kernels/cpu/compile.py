@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 from numba.core import caching
 
 # Reassociation lets sums be vectorised; `nnan` and `ninf`, part of plain fastmath, are left out because with
@@ -55,7 +50,7 @@ def _stamped(locator: type) -> type:
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_stamped(c) for c in caching.CompileResultCacheImpl._locator_classes]
+    _locator_classes = tuple(_stamped(c) for c in caching.CompileResultCacheImpl._locator_classes)
 
 
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]

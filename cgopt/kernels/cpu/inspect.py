@@ -14,8 +14,10 @@ ONE = U(1)
 
 
 def _scan_csr(indptr: Any, indices: Any, data: Any) -> Any:
-    """Largest row sum of absolute values, largest entry, first row whose diagonal entry is not positive (or -1),
-    first entry that is not finite (or -1). A complex entry counts as |real| + |imag|.
+    """What a solver asks of a matrix before it starts.
+
+    Largest row sum of absolute values, largest entry, first row whose diagonal entry is not positive (or -1), first
+    entry that is not finite (or -1). A complex entry counts as |real| + |imag|.
     """
     norm = 0.0
     largest = 0.0
@@ -68,7 +70,7 @@ def _survey(indptr: Any, indices: Any, offsets: Any) -> Any:
     """
     same = 0
     count = 0
-    last = np.int64(0)
+    last = 0
     before = np.int64(-1)
     n = indptr.shape[0] - 1
     for i in range(n):

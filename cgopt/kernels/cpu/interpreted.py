@@ -36,9 +36,7 @@ def update_residual(M: Any, alpha: float, q: Any, r: Any, z: Any, w: Work) -> tu
     return rr, run(updates.dot, w, r, z, w)
 
 
-def update_direction(
-    M: Any, alpha: float, beta: float, r: Any, z: Any, p: Any, x: Any, w: Work
-) -> tuple[float, float]:
+def update_direction(M: Any, alpha: float, beta: float, r: Any, z: Any, p: Any, x: Any, w: Work) -> tuple[float, float]:
     """``x += alpha p``, ``p = z + beta p`` with the z that is stored; ``x'x``, ``p'p``."""
     xx, pp = run(updates.update_direction_identity, w, None, alpha, beta, z, z, p, x, w)
     return xx, pp

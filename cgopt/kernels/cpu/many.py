@@ -152,9 +152,7 @@ def subtract_many(b: Any, scale: Any, r: Any, rr: Any, w: Any) -> None:
 
 
 @pair(REASSOCIATE)
-def update_residual_many_identity(
-    M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any
-) -> None:
+def update_residual_many_identity(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any) -> None:
     """``R -= Q alpha``; ``rr[j] = rz[j] = r_j'r_j``."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
@@ -172,9 +170,7 @@ def update_residual_many_identity(
 
 
 @pair(REASSOCIATE)
-def update_residual_many_diagonal(
-    M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any
-) -> None:
+def update_residual_many_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any) -> None:
     """``R -= Q alpha``; ``rr[j] = r_j'r_j``, ``rz[j] = r_j'(M r_j)``; Z is not stored."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):

@@ -8,8 +8,8 @@ z once and reads it twice: 14, plus its own work. (Unfused, as in SciPy: 26.)
 Vectors arrive as real arrays: a complex vector as its real view, all scalars of CG being real. Loops run on
 unsigned indices, without which numba tests each for being negative and LLVM does not vectorise.
 
-Each kernel names ``bounds, sums = w.bounds, w.sums`` before its loop. Written as ``w.sums[t, 0] = ...`` inside a `prange`,
-the store can be dropped: numba's dead-code pass does not see that the attribute outlives the loop.
+Each kernel names ``bounds, sums = w.bounds, w.sums`` before its loop. Written as ``w.sums[t, 0] = ...`` inside a
+`prange`, the store can be dropped: numba's dead-code pass does not see that the attribute outlives the loop.
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ def update_residual_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any)
 
 
 @pair(REASSOCIATE)
-def update_direction_identity(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any
-) -> Any:
+def update_direction_identity(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
     """``x += alpha p``, ``p = r + beta p``; returns ``x'x``, ``p'p``."""
     bounds, sums = w.bounds, w.sums
     a = x.dtype.type(alpha)
@@ -118,9 +116,7 @@ def update_direction_identity(
 
 
 @pair(REASSOCIATE)
-def update_direction_diagonal(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any
-) -> Any:
+def update_direction_diagonal(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
     """``x += alpha p``, ``p = M r + beta p``; returns ``x'x``, ``p'p``."""
     bounds, sums = w.bounds, w.sums
     a = x.dtype.type(alpha)

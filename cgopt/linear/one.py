@@ -1,0 +1,96 @@
+"""One right-hand side: from b to a result, around the loop `cgopt.kernels.loops.cg_steps`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..arrays import Array, real_view
+from ..kernels import cpu, loops
+from ..status import OF_CODE, Status
+from .result import CGResult
+from .stopping import Goal, Listeners
+from .workspace import PATIENCE, System, Workspace
+
+
+def solve_one(
+    system: System, space: Workspace, b: Array, start: Array | None, goal: Goal, listeners: Listeners
+) -> CGResult:
+    """Solve ``A x = b``.
+
+    Parameters
+    ----------
+    system : System
+    space : Workspace
+        For b's data type and one column.
+    b : (n,) array
+        Contiguous.
+    start : (n,) array or None
+        Initial guess; None is zero.
+    goal : Goal
+    listeners : Listeners
+
+    Returns
+    -------
+    CGResult
+    """
+    n, layout, w, s, V = system.n, system.layout, space.work, space.s, space.V
+    norm, exponent = space.norm_and_exponent(b)
+    x = np.zeros(n, space.dtype)
+    if norm == 0.0:
+        return CGResult(x, Status.CONVERGED, 0, 0.0, space.log[:0], (0.0, 0.0))
+    # Solved is 2^eA A x' = 2^e b; then x = 2^shift x'.
+    xr, shift, scale = real_view(x), system.exponent - exponent, 2.0**exponent
+    r = V[0, :n]
+    if start is not None:
+        x[...] = start
+        if shift:
+            np.ldexp(xr, -shift, out=xr)
+        rr = cpu.residual(layout, b, scale, x, r, w)
+    else:
+        np.multiply(b, b.dtype.type(scale), out=r)
+        rr = norm * norm
+    target = max(goal.rtol * norm, goal.atol * scale) ** 2
+    s[:] = 0.0
+    s[loops.RR] = s[loops.BEST] = rr
+    s[loops.TARGET], s[loops.UNIT], s[loops.NORM_A] = target, space.unit, system.norm
+    s[loops.PATIENCE], s[loops.SCALE] = PATIENCE, scale
+
+    code, iterations, logs = system.code_before(rr, target), 0, []
+    stride = 1 if listeners.each_iteration else space.slice
+    if code == loops.RUNNING and goal.maxiter == 0:
+        code = loops.MAXITER
+    while code == loops.RUNNING:
+        steps = min(stride, goal.maxiter - iterations)
+        last = iterations + steps == goal.maxiter
+        code, done = space.steps(
+            w, layout, space.M, b, x, V, xr, space.Vr, s, space.log, w, space.work_real, iterations == 0, steps, last
+        )
+        iterations += done
+        logs.append(space.log[:done].copy())
+        if listeners.any and done and listeners.stop(x, shift, iterations, logs[-1][-1:], target, exponent):
+            code = loops.STOPPED if code == loops.RUNNING else code
+
+    true = s[loops.RR]
+    if iterations and code not in (loops.CONVERGED, loops.STAGNATED, loops.MAXITER):
+        true = cpu.residual(layout, b, scale, x, r, w)
+    if true <= target:
+        code = loops.CONVERGED
+    direction = None
+    if code == loops.INDEFINITE or code == loops.SINGULAR:
+        direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()
+    if shift:
+        np.ldexp(xr, shift, out=xr)
+    if not math.isfinite(true) or (shift and not np.isfinite(xr).all()):
+        code = loops.NONFINITE
+    return CGResult(
+        x,
+        OF_CODE[code],
+        iterations,
+        math.ldexp(math.sqrt(true), -exponent),
+        logs[0] if len(logs) == 1 else np.concatenate(logs) if logs else space.log[:0],
+        (rr, s[loops.RZ0]),
+        (system.exponent, exponent),
+        direction,
+    )

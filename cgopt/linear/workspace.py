@@ -1,0 +1,165 @@
+"""What a solve works in: vectors, scalars and the log, made once and used by every solve of its kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, first_nonfinite, real_view
+from ..kernels import cpu, loops
+from ..kernels.layouts import Work
+from ..operators import MatrixOperator, Operator
+from ..preconditioners import Jacobi
+
+SLICE = 1024  # iterations between two looks at the outside world, at the most
+SLICE_BYTES = 200_000_000  # and bytes: about a tenth of a second on one slow core
+PATIENCE = 64.0  # iterations in a row whose steps vanish in the rounding of x before the true residual is asked
+
+# b is multiplied by a power of two if its norm lies outside these, so that r'r neither overflows nor vanishes.
+SAFE_NORM = {"f": (1e-12, 1e18), "d": (1e-100, 1e100)}
+
+
+class System:
+    """A matrix and its preconditioner as kernels take them.
+
+    Attributes
+    ----------
+    layout : Layout or Operator
+        What products are made with; holds ``2**exponent A``.
+    kind : {"identity", "diagonal", "python"}
+        What the preconditioner is.
+    norm : float
+        A bound (matrices) or an estimate of the norm of the layout; 0 when nothing is known.
+    bad_row : int
+        First row with a diagonal entry that is not positive, or -1.
+    """
+
+    def __init__(self, operator: Operator, preconditioner: Operator | None, norm_estimate: float) -> None:
+        self.operator, self.preconditioner = operator, preconditioner
+        self.n = operator.shape[0]
+        self.dtype = operator.dtype
+        self.layout: Any = operator
+        self.exponent, self.norm, self.bad_row = 0, norm_estimate, -1
+        self.shares: tuple[int, int, Any] = (self.n, 8 * self.n, None)  # eight entries a row: a guess
+        if isinstance(operator, MatrixOperator):
+            self.layout, self.exponent = operator.layout, operator.exponent
+            self.norm, self.bad_row = operator.norm_bound, operator.bad_row
+            self.shares = operator.shares
+        self.format = cpu.layout_name(self.layout)
+        self.kind = "python"
+        if preconditioner is None:
+            self.kind = "identity"
+        elif isinstance(preconditioner, Jacobi):
+            self.kind = "diagonal"
+
+    def traffic(self, itemsize: int, columns: int = 1) -> int:
+        """Bytes that one iteration moves, a store to a line that was not read counted twice."""
+        # Streams of one vector each. Product: p, q (written unread: twice). update_residual: r twice, q.
+        # update_direction: x twice, p twice, r. A diagonal M is read twice, a general one writes and rereads z.
+        streams = 11 + {"identity": 0, "diagonal": 2, "python": 4}[self.kind]
+        return self.operator.nbytes + streams * itemsize * self.n * columns
+
+    def code_before(self, rr: float, target: float) -> int:
+        """The code of a solve before its first iteration."""
+        if rr <= target:
+            return loops.CONVERGED
+        if not rr < math.inf:
+            return loops.NONFINITE
+        return loops.INDEFINITE if self.bad_row >= 0 else loops.RUNNING
+
+    def bad_direction(self, dtype: np.dtype[Any]) -> Array:
+        """The coordinate in which the curvature is not positive."""
+        direction = np.zeros(self.n, dtype)
+        direction[self.bad_row] = 1.0
+        return direction
+
+
+class Workspace:
+    """Arrays of a solve for one data type and number of columns."""
+
+    def __init__(self, system: System, dtype: np.dtype[Any], columns: int) -> None:
+        n = system.n
+        self.dtype = dtype
+        self.work = self.work_real = cpu.share_rows(*system.shares, columns=columns)
+        complex_ = dtype.kind == "c"
+        if columns == 1:
+            # Rows end on whole cache lines, an odd number of them: rows of a size that is a power of two would
+            # otherwise fall on the same cache sets.
+            line = 64 // dtype.itemsize
+            self.V: Array = np.zeros((4, ((n // line + 1) | 1) * line), dtype)
+            self.s = np.zeros(loops.SCALARS)
+            if complex_:  # vector updates treat a complex vector as a real one of twice the length
+                self.work_real = Work(2 * self.work.bounds, np.zeros_like(self.work.sums))
+        else:
+            self.V = np.zeros((4, n, columns), dtype)
+            self.s = np.zeros((columns, loops.SCALARS))
+        self.Vr = self.V.view(self.V.real.dtype)
+        self.T = np.zeros((8, columns))
+        self.work_norm = Work((1 + complex_) * self.work.bounds, np.zeros_like(self.work.sums))
+        self.low, self.high = SAFE_NORM[self.Vr.dtype.char]
+        self.unit = float(np.finfo(dtype).eps) / 2.0
+        self.slice = int(max(1, min(SLICE // columns, SLICE_BYTES // system.traffic(dtype.itemsize, columns))))
+        self.log = np.zeros((self.slice, *((columns,) if columns > 1 else ()), loops.LOG_COLUMNS))
+        self.M = self._preconditioner(system, doubled=complex_ and columns == 1)
+        many = columns > 1
+        self.steps = (cpu.cg_steps_many if many else cpu.cg_steps)(system.format, system.kind)
+
+    def _preconditioner(self, system: System, doubled: bool) -> Any:
+        M = system.preconditioner
+        if isinstance(M, Jacobi):
+            inverse = np.ldexp(M.inverse_diagonal, -system.exponent).astype(self.Vr.dtype)
+            return np.repeat(inverse, 2) if doubled else inverse
+        return None if M is None else OnViews(M, self.dtype, -system.exponent)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vectors."""
+        return int(self.V.nbytes)
+
+    def norm_and_exponent(self, b: Array) -> tuple[float, int]:
+        """``|2^e b|`` of one right-hand side and e, the power of two that keeps its square in range.
+
+        Raises
+        ------
+        ValueError
+            If b holds NaN or infinity.
+        """
+        real = real_view(b)
+        square = cpu.run(cpu.sum_of_squares, self.work_norm, real, self.work_norm)
+        if self.low * self.low <= square <= self.high * self.high:
+            return math.sqrt(square), 0
+        where = first_nonfinite(b)
+        if where is not None:
+            raise ValueError(f"b holds NaN or infinity at index {where}; every entry must be finite")
+        largest = float(np.max(np.abs(real)))
+        if largest == 0.0:
+            return 0.0, 0
+        exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
+        return float(np.linalg.norm(np.ldexp(real.astype(np.float64), exponent))), exponent
+
+
+class OnViews:
+    """A preconditioner for vectors that come as real views, scaled as A is."""
+
+    def __init__(self, M: Operator, dtype: np.dtype[Any], exponent: int) -> None:
+        self.M, self.dtype, self.exponent = M, dtype, exponent
+
+    def matvec(self, r: Array, out: Array) -> None:
+        """``out = 2^exponent M r``."""
+        self.M.matvec(r.view(self.dtype), out=out.view(self.dtype))
+        if self.exponent:
+            np.ldexp(out, self.exponent, out=out)
+
+    def matmat(self, R: Array, out: Array) -> None:
+        """The same for the columns of R."""
+        self.M.matmat(R, out=out)
+        scale_columns(out, np.full(out.shape[1], self.exponent))
+
+
+def scale_columns(x: Array, exponents: Any) -> None:
+    """Multiply the columns of x by powers of two, exactly and in place."""
+    for j in np.flatnonzero(exponents):
+        column = np.ascontiguousarray(x[:, j])
+        x[:, j] = np.ldexp(real_view(column), int(exponents[j])).view(x.dtype)
