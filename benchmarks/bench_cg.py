@@ -13,6 +13,8 @@ import cgopt
 from benchmarks.peers import latency
 from benchmarks.peers.triad import Triad
 
+Reports = dict[str, dict[str, list[dict[str, float]]]]
+
 NEVER = 1e-14
 """A relative tolerance that none of the solves with a fixed number of iterations comes near."""
 
@@ -27,7 +29,7 @@ class Iteration:
     """Fifty iterations by size, precision and storage format."""
 
     params = ([1_000, 30_000, 300_000], ["float32", "float64"], ["csr", "sorted", "dia"])
-    param_names = ["n", "dtype", "format"]
+    param_names = ("n", "dtype", "format")
     iterations = 50
 
     def setup(self, n: int, dtype: str, format: str) -> None:
@@ -73,7 +75,7 @@ class Solve:
     """Whole solves to a true relative residual, by problem and precision."""
 
     params = (["poisson 2-D", "poisson 3-D", "unstructured", "dense"], ["float32", "float64"], [None, "jacobi"])
-    param_names = ["problem", "dtype", "M"]
+    param_names = ("problem", "dtype", "M")
 
     def setup(self, problem: str, dtype: str, M: str | None) -> None:
         rng = np.random.default_rng(2)
@@ -111,7 +113,7 @@ class Many:
     """Several right-hand sides in one call."""
 
     params = ([1, 4, 16], ["float32", "float64"])
-    param_names = ["columns", "dtype"]
+    param_names = ("columns", "dtype")
 
     def setup(self, columns: int, dtype: str) -> None:
         A = poisson(10_000, dtype)
@@ -133,8 +135,8 @@ class Overhead:
     20 numbers; ``convenience``: `cgopt.cg`, which prepares a solver each time.
     """
 
-    params = ["matrix", "callable", "convenience"]
-    param_names = ["way"]
+    params = ("matrix", "callable", "convenience")
+    param_names = ("way",)
 
     def setup(self, way: str) -> None:
         eigenvalues = np.geomspace(1e-6, 1.0, 20)
@@ -155,28 +157,37 @@ class Overhead:
         self.solve(10)
 
 
-class Process:
-    """What a new process pays, in a child process."""
+class Import:
+    """``import cgopt`` in a child process."""
 
-    params = list(latency.SYSTEMS)
-    param_names = ["system"]
     timeout = 120
 
-    def _median(self, system: str, state: str, key: str, repeat: int) -> float:
-        return statistics.median(report[key] for report in latency.measure(system, repeat)[state])
+    def track_seconds_beyond_dependencies(self) -> float:
+        """Seconds that it takes after numpy, scipy.sparse, scipy.sparse.linalg and numba; median of three."""
+        return statistics.median(report["import_cgopt"] for report in latency.measure("dense", 3)["later"])
 
-    def track_import(self, system: str) -> float:
-        """Seconds of ``import cgopt`` beyond numpy, scipy and numba."""
-        return self._median(system, "later", "import_cgopt", 1)
+    track_seconds_beyond_dependencies.unit = "s"  # type: ignore[attr-defined]
 
-    def track_first_solve_of_an_install(self, system: str) -> float:
-        """Seconds of the first solve with an empty compile cache, imports excluded."""
-        return self._median(system, "fresh", "first_solve", 1)
 
-    def track_first_solve_of_a_process(self, system: str) -> float:
-        """Seconds of the first solve with a full compile cache, imports excluded."""
-        return self._median(system, "later", "first_solve", 1)
+class FirstSolve:
+    """The first solve of a child process, imports excluded."""
 
-    track_import.unit = "s"  # type: ignore[attr-defined]
-    track_first_solve_of_an_install.unit = "s"  # type: ignore[attr-defined]
-    track_first_solve_of_a_process.unit = "s"  # type: ignore[attr-defined]
+    params = tuple(latency.SYSTEMS)
+    param_names = ("system",)
+    timeout = 300
+
+    def setup_cache(self) -> Reports:
+        return {kind: latency.measure(kind, 1) for kind in latency.SYSTEMS}
+
+    setup_cache.timeout = 300  # type: ignore[attr-defined]
+
+    def track_fresh_install(self, reports: Reports, system: str) -> float:
+        """Seconds with an empty compile cache."""
+        return reports[system]["fresh"][0]["first_solve"]
+
+    def track_later_process(self, reports: Reports, system: str) -> float:
+        """Seconds with the cache that an earlier process left."""
+        return reports[system]["later"][0]["first_solve"]
+
+    track_fresh_install.unit = "s"  # type: ignore[attr-defined]
+    track_later_process.unit = "s"  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ The recurrence is that of Hestenes and Stiefel (1952). What is added to it:
 
 * convergence is believed only of the true residual, recomputed when the recursive one meets the target;
 * the recursive residual is replaced by the true one when the bound on their distance passes sqrt(u) ||r||
-  (van der Vorst and Ye, SIAM J. Sci. Comput. 22, 2000, section 3.2), so that the target is met on
+  (van der Vorst and Ye, SIAM J. Sci. Comput. 22, 2000), so that the target is met on
   matrices where the recursion alone would stop short of it;
 * two checks in a row without progress end the solve as stagnated;
 * non-positive curvature ends it with the direction that showed it.
@@ -115,7 +115,7 @@ def note_step(alpha: float, rr: float, rz: float, xx: float, pp: float, s: Any) 
     unit, gap = s[UNIT], s[GAP]
     # |alpha p| <= u |x|: the step is below the rounding of x
     s[STILL] = s[STILL] + 1.0 if alpha * alpha * s[PP] <= unit * unit * xx else 0.0
-    s[GAP] = gap + unit * (s[NORM_A] * sqrt(xx) + sqrt(rr))  # van der Vorst and Ye 2000, eq. (17)
+    s[GAP] = gap + unit * (s[NORM_A] * sqrt(xx) + sqrt(rr))  # van der Vorst and Ye 2000
     crossed = gap * gap <= unit * s[RR] and s[GAP] * s[GAP] > unit * rr
     s[RR], s[RZ], s[XX], s[PP] = rr, rz, xx, pp
     if rr <= s[TARGET]:
@@ -219,9 +219,9 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type:
 def cg_steps_many(A, M, b, x, V, S, T, codes, log, w, first, steps):  # type: ignore[no-untyped-def]
     """Advance k solves with one matrix by at most `steps` iterations, one pass over A in each.
 
-    Like `cg_steps`, with scalars of its own for each column: ``S`` is (k, SCALARS), ``T`` (8, k) holds
-    alpha, beta, p'q, r'r, r'z, x'x, p'p and the scale of b, ``V`` is (4, n, k), ``log`` (>= steps, k, LOG_COLUMNS). A column that
-    has ended has its code in `codes`, and stands still with alpha = beta = 0 while the others go on.
+    Like `cg_steps`, with scalars of its own for each column: ``S`` is (k, SCALARS), ``V`` (4, n, k), ``log``
+    (>= steps, k, LOG_COLUMNS), and the rows of ``T`` (8, k) are alpha, beta, p'q, r'r, r'z, x'x, p'p and the scale of
+    b. A column that has ended has its code in `codes`, and stands still with alpha = beta = 0 while others go on.
 
     Returns
     -------
