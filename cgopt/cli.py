@@ -1,7 +1,7 @@
-"""The command line: ``cgopt solve MATRIX`` solves a system from a file, ``cgopt demo`` shows what the library does.
+"""The command line: ``cgopt solve MATRIX`` for a system from a file, ``cgopt demo`` for a comparison.
 
-The exit status is 0 when the tolerance was met, 1 when it was not, 2 when the request or a file is at fault, and 130
-after Ctrl-C.
+The exit status is 0 when the tolerance was met, 1 when it was not, 2 when the request or a file is at fault,
+and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import gzip
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+import scipy.linalg
 
 from . import __version__, preconditioners
 from .arrays import Array
@@ -48,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit status.
     """
+    if argv is None:
+        # This process is ours, so a waiting thread may sleep instead of spin: on cores that other programs
+        # use too, threads that spin are many times slower than one alone. Read when threads first start.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name = "cgopt"
     try:
         options = _parse(argv)
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-# --- what may be asked ------------------------------------------------------------------------------------------
+# --- what may be asked ----------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,12 +94,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not arguments[0].startswith("-") and arguments[0] not in parsers:
         raise Refused(_unknown("command", arguments[0], parsers))
     options, rest = parser.parse_known_args(arguments)
+    own = parsers[options.command] if hasattr(options, "command") else parser
     if rest:
-        own = parsers[options.command] if hasattr(options, "command") else parser
         option = next((word for word in rest if word.startswith("-")), None)
         if option is None:
             own.error(f"there is one argument too many: {rest[0]!r}")
         raise Refused(_unknown("option", option.partition("=")[0], own._option_string_actions))
+    if own is parser:
+        parser.error(f"which command: {' or '.join(parsers)}?")
     return options
 
 
@@ -108,13 +117,13 @@ def _add_solve(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "matrix",
         metavar="MATRIX",
-        help="a Matrix Market file (.mtx, .mtx.gz) or .npz file, or its name in a folder that CGOPT_DATA names",
+        help="a Matrix Market file (.mtx, .mtx.gz) or .npz file, or its name in the folders of CGOPT_DATA",
     )
     parser.add_argument(
         "--rhs",
         metavar="FILE",
-        help="the right-hand side: Matrix Market, .npy, or numbers in a text file; by default the one that lies with "
-        "the matrix, otherwise standard-normal numbers, always the same",
+        help="the right-hand side: Matrix Market, .npy, or numbers in a text file; by default the one that "
+        "lies with the matrix, otherwise standard-normal numbers, always the same",
     )
     parser.add_argument(
         "--rtol",
@@ -140,8 +149,12 @@ def _add_solve(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", metavar="N", type=_count, help="threads to use; by default all cores")
     parser.add_argument("--save", metavar="X.npy", type=Path, help="write the solution to this file")
-    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the residual norms into this file")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors; the exit status tells")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", type=Path, help="draw the residual norms into this file"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing but errors; the exit status tells"
+    )
     return parser
 
 
@@ -149,7 +162,10 @@ def _add_demo(commands: Any) -> argparse.ArgumentParser:
     from . import demo
 
     parser: argparse.ArgumentParser = commands.add_parser(
-        "demo", help="solve a finite-element problem beside SciPy", description=demo.__doc__, allow_abbrev=False
+        "demo",
+        help="solve a finite-element problem beside SciPy",
+        description=demo.__doc__,
+        allow_abbrev=False,
     )
     parser.set_defaults(command="demo", run=_demo)
     parser.add_argument(
@@ -157,7 +173,8 @@ def _add_demo(commands: Any) -> argparse.ArgumentParser:
         metavar="SIZE",
         type=_one_of("size", demo.NODES),
         default="full",
-        help=" or ".join(f"{name} ({2 * nodes:,} unknowns)" for name, nodes in demo.NODES.items()) + "; default full",
+        help=" or ".join(f"{name} ({2 * nodes:,} unknowns)" for name, nodes in demo.NODES.items())
+        + "; default full",
     )
     parser.add_argument(
         "--output",
@@ -203,7 +220,7 @@ def _unknown(kind: str, word: str, known: Collection[str]) -> str:
     return f"there is no {kind} {word!r}.{near}"
 
 
-# --- cgopt solve --------------------------------------------------------------------------------------------------
+# --- cgopt solve ----------------------------------------------------------------------------------
 
 
 def _solve(options: argparse.Namespace) -> int:
@@ -211,7 +228,9 @@ def _solve(options: argparse.Namespace) -> int:
         _ask(set_num_threads, options.threads)
     if options.save is not None:
         if options.save.suffix != ".npy":
-            raise Refused(f"--save writes a NumPy file; name one that ends in .npy, not {str(options.save)!r}")
+            raise Refused(
+                f"--save writes a NumPy file; name one that ends in .npy, not {str(options.save)!r}"
+            )
         check_writable(options.save)
     if options.plot is not None:
         check_picture(options.plot)
@@ -220,20 +239,24 @@ def _solve(options: argparse.Namespace) -> int:
     A, b, origin = _system(options.matrix, options.rhs)
     clock.append(time.perf_counter())
     solver = _ask(CGSolver, A, M=options.preconditioner, format=options.format)
-    _ask(solver.solve, b, maxiter=1)  # loads or compiles the loop, so that the time of the solve is the solve's
+    # One iteration loads or compiles the loop, so that the time of the solve is the solve's.
+    _ask(solver.solve, b, maxiter=1)
     clock.append(time.perf_counter())
-    with _Display(b, shown=sys.stderr.isatty() and not options.quiet) as display:
-        try:
-            result = _ask(
-                solver.solve,
-                b,
-                rtol=options.rtol,
-                atol=options.atol,
-                maxiter=options.maxiter,
-                progress=display.update,
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{display.where}; nothing was saved") from None
+    display = _Display(b, shown=sys.stderr.isatty() and not options.quiet)
+    try:
+        display.start()
+        result = _ask(
+            solver.solve,
+            b,
+            rtol=options.rtol,
+            atol=options.atol,
+            maxiter=options.maxiter,
+            progress=display.update,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{display.where}; nothing was saved") from None
+    finally:
+        display.stop()
     clock.append(time.perf_counter())
 
     if not options.quiet:
@@ -280,11 +303,15 @@ def _system(matrix: str, rhs: str | None) -> tuple[Any, Array, str]:
         return A, b.reshape(n), rhs
     if b is not None:
         return A, b, "the one that lies with the matrix"
-    return A, np.random.default_rng(0).standard_normal(n), "standard normal, seed 0 (none lies with the matrix)"
+    return (
+        A,
+        np.random.default_rng(0).standard_normal(n),
+        "standard normal, seed 0 (none lies with the matrix)",
+    )
 
 
 def _read_vector(path: Path) -> Array:
-    """The array in a file: Matrix Market, .npy (nothing is unpickled), or numbers between blanks or commas."""
+    """The array in a file: Matrix Market, .npy (nothing is unpickled), or numbers with blanks or commas."""
     name = path.name.removesuffix(".gz")
     try:
         if name.endswith(".mtx"):
@@ -311,7 +338,10 @@ def _report(
     of = "A" if solver.preconditioner is None else "M A"
     each = f", {1e3 * solve / result.iterations:.3g} ms an iteration" if result.iterations else ""
     rows = [
-        ("matrix", f"{options.matrix}: {A.shape[0]:,} x {A.shape[1]:,}, {A.nnz:,} nonzeros, {operator.dtype}"),
+        (
+            "matrix",
+            f"{options.matrix}: {A.shape[0]:,} x {A.shape[1]:,}, {A.nnz:,} nonzeros, {operator.dtype}",
+        ),
         ("storage", f"{operator.format} ({operator.why}), {operator.nbytes / 1e6:.3g} MB"),
         ("right-hand side", origin),
         ("preconditioner", options.preconditioner),
@@ -347,42 +377,46 @@ def _plot(result: CGResult, goal: float, path: Path) -> None:
     shares = np.array([_share(norm, result) for norm in result.history])
     shown = np.flatnonzero((shares > 0.0) & np.isfinite(shares))
     axes.semilogy(shown, shares[shown], color="#0072B2", marker="." if shown.size < 30 else "")
-    if goal > 0.0:
+    drawn = 0.0 < goal < np.inf
+    seen = [*shares[shown], *([goal] if drawn else [])]
+    if seen:
+        axes.set_ylim(min(seen) / 3, 3 * max(seen))
+    if drawn:
         axes.axhline(goal, color="#D55E00", linestyle="--", linewidth=1)
-        axes.annotate("tolerance", (1.0, goal), xycoords=("axes fraction", "data"), xytext=(-4, 4),
-                      textcoords="offset points", ha="right", color="#D55E00")  # fmt: skip
+        axes.annotate("tolerance", (0, goal), xytext=(0, 4), textcoords="offset points", color="#D55E00")
     axes.set(xlabel="iteration", ylabel="residual norm / norm of b")
     axes.set_title(f"{result.status.name}, {result.iterations:,} iterations", fontsize="medium", loc="left")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
 
-# --- a sign of life ---------------------------------------------------------------------------------------------
+# --- a sign of life -------------------------------------------------------------------------------
 
 
 class _Display:
-    """How far a solve is, on a terminal: rich's bar where rich is installed, a line written over itself otherwise."""
+    """How far a solve is, on a terminal: rich's bar where rich is installed, otherwise a line of text."""
 
     def __init__(self, b: Array, *, shown: bool) -> None:
         self.where = "before the first iteration"
-        self._norm = float(np.linalg.norm(b))
+        self._norm = float(scipy.linalg.norm(b, check_finite=False))  # does not overflow where it need not
         self._shown = shown
         self._done = 0.0
         self._next = 0.0
         self._bar: Any = None
 
-    def __enter__(self) -> _Display:
-        if self._shown:
-            try:
-                from rich.console import Console
-                from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-            except ModuleNotFoundError:
-                return self
-            columns = BarColumn(bar_width=30), TimeElapsedColumn(), TextColumn("{task.description}")
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(self.where, total=1.0)
-            self._bar.start()
-        return self
+    def start(self) -> None:
+        """Show that there is something to wait for."""
+        if not self._shown:
+            return
+        try:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        except ModuleNotFoundError:
+            return
+        columns = BarColumn(bar_width=30), TimeElapsedColumn(), TextColumn("{task.description}")
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(self.where, total=1.0)
+        self._bar.start()
 
     def update(self, state: IterationState) -> None:
         """Show a state, unless the last one is too fresh."""
@@ -394,35 +428,33 @@ class _Display:
         self.where = f"at iteration {state.iteration:,}, residual {share:.2g} of |b|"
         if not self._shown:
             return
-        if 0.0 < state.target < self._norm and 0.0 < share < 1.0:  # in digits, of which CG gains about as many each
+        if (
+            0.0 < state.target < self._norm and 0.0 < share < 1.0
+        ):  # in digits, of which CG gains about as many each
             self._done = max(self._done, math.log(share) / math.log(state.target / self._norm))
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=self.where)
         else:
             print(f"\r{self.where:<60}{self._done:4.0%}", end="", file=sys.stderr, flush=True)
 
-    def __exit__(self, *exception: Any) -> None:
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
         elif self._shown:
             print("\r" + " " * 64 + "\r", end="", file=sys.stderr, flush=True)
 
 
-# --- files to be written ------------------------------------------------------------------------------------------
+# --- files to be written --------------------------------------------------------------------------
 
 
-class _writing:
-    """Turns what the system says of a file that cannot be written into a refusal."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise Refused(f"{self.path} cannot be written: {error.strerror or error}") from error
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into a refusal."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def check_writable(path: Path) -> None:
@@ -449,14 +481,14 @@ def check_picture(path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise Refused('drawing needs matplotlib: pip install "cgopt[plot]"') from error
+        raise Refused('drawing needs matplotlib: pip install "cgopt[plot]", or ask for no picture') from error
     known = Figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise Refused(f"a picture's name ends in .png, .pdf or .svg, not as {str(path)!r} does")
     check_writable(path)
 
 
-# --- cgopt demo ---------------------------------------------------------------------------------------------------
+# --- cgopt demo -----------------------------------------------------------------------------------
 
 
 def _demo(options: argparse.Namespace) -> int:

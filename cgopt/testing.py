@@ -73,9 +73,7 @@ KINDS = ("dominant", "cholesky")
 SPARSE_FORMATS = ("csr", "csc", "coo", "bsr", "dia", "lil", "dok")
 
 STEPS = 32  # eigenvalues stand on a grid of so many steps (by factors), so that distinct ones are well apart
-DRAWN = (
-    32  # unknowns up to which a sparse pattern is drawn entry by entry; Hypothesis has a budget of numbers
-)
+DRAWN = 32  # unknowns up to which entries are drawn one by one; Hypothesis has a budget of numbers
 
 
 # ---- strategies ----
@@ -202,16 +200,19 @@ def _spd_matrices(draw: Any, spectrum: Any, dtypes: Any, condition: float) -> Ar
     dtype = float_dtype(draw(dtypes), allowed=FLOAT_DTYPES)
     _check_condition(condition, dtype)
     n = eigenvalues.size
-    basis = draw(st.sampled_from(("identity", "reflector", "uniform"))) if n > 1 else "identity"
+    # Drawn whatever the basis, since Hypothesis takes what needs fewer numbers for simpler. v comes last, and
+    # may be short at its start, so that unknowns can be left out without anything else having to change.
+    basis, seed = draw(st.sampled_from(("identity", "reflector", "uniform"))), draw(_seeds)
+    v = np.zeros(n, np.complex128 if dtype.kind == "c" else np.float64)
+    short = draw(st.lists(_whole_number(dtype, 3), max_size=n))
+    v[n - len(short) :] = short
     if basis == "uniform":
-        return prescribed_spectrum(eigenvalues, dtype=dtype, rng=draw(_seeds))
+        return prescribed_spectrum(eigenvalues, dtype=dtype, rng=seed)
     A = np.diag(eigenvalues).astype(np.complex128 if dtype.kind == "c" else np.float64)
-    if basis == "reflector":
-        v = draw(_whole_numbers((n,), dtype, 3))
-        if v.any():
-            H = np.eye(n) - (2.0 / np.vdot(v, v).real) * np.outer(v, v.conj())
-            A = H @ A @ H
-            A = (A + A.conj().T) / 2.0
+    if basis == "reflector" and v.any():
+        H = np.eye(n) - (2.0 / np.vdot(v, v).real) * np.outer(v, v.conj())
+        A = H @ A @ H
+        A = (A + A.conj().T) / 2.0
     return A.astype(dtype)
 
 
@@ -221,8 +222,8 @@ def sparse_spd(n: Any = None, *, dtype: Any = np.float64, kind: Any = None, form
     Parameters
     ----------
     n : int or strategy, optional
-        The order; 1 to 24 by default. Up to 32 the pattern shrinks entry by entry; above, it comes from one
-        seed.
+        The order; 1 to 24 by default. Up to 32 the pattern shrinks entry by entry; above, it is a band of 31
+        diagonals on either side, filled from one seed.
     dtype : dtype or strategy
         float32, float64, complex64 or complex128.
     kind : {"dominant", "cholesky"} or strategy, optional
@@ -280,7 +281,9 @@ def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) ->
         drawn = np.array(draw(couplings), dtype=np.int64).reshape(-1, 4)
     else:
         rng = np.random.default_rng(draw(_seeds))
-        drawn = np.hstack([rng.integers(0, n, (3 * n // 2, 2)), rng.integers(-8, 9, (3 * n // 2, 2))])
+        drawn = rng.integers(-8, 9, (3 * n // 2, 4))
+        drawn[:, 0] = rng.integers(DRAWN, n, drawn.shape[0])
+        drawn[:, 1] = drawn[:, 0] - rng.integers(1, DRAWN, drawn.shape[0])
     values = drawn[:, 2] / 4.0 + (1j * drawn[:, 3] / 4.0 if dtype.kind == "c" else 0.0)
     row, column = np.maximum(drawn[:, 0], drawn[:, 1]), np.minimum(drawn[:, 0], drawn[:, 1])
     beside = row != column
@@ -423,7 +426,7 @@ def vectors(n: Any, *, dtype: Any = np.float64, columns: Any = None, nonzero: bo
     columns : int or strategy, optional
         Draw (n, columns) arrays.
     nonzero : bool
-        Leave out vectors that are zero (arrays with a zero column). On by default.
+        Draw no zero vector (and no array with a zero column). On by default.
 
     Returns
     -------
@@ -447,32 +450,35 @@ def vectors(n: Any, *, dtype: Any = np.float64, columns: Any = None, nonzero: bo
     """
     if not _is_strategy(dtype):
         float_dtype(dtype, allowed=FLOAT_DTYPES)
-    drawn = _vectors(_sizes(n), _strategy(dtype), None if columns is None else _sizes(columns, "columns"))
-    return drawn.filter(lambda v: bool(v.any(axis=0).all())) if nonzero else drawn
+    columns = None if columns is None else _sizes(columns, "columns")
+    return _vectors(_sizes(n), _strategy(dtype), columns, bool(nonzero))
 
 
 @st.composite
-def _vectors(draw: Any, sizes: Any, dtypes: Any, columns: Any) -> Array:
+def _vectors(draw: Any, sizes: Any, dtypes: Any, columns: Any, nonzero: bool) -> Array:
     shape: tuple[int, ...] = (whole_number("n", draw(sizes)),)
     if columns is not None:
         shape = (*shape, whole_number("columns", draw(columns)))
     dtype = float_dtype(draw(dtypes), allowed=FLOAT_DTYPES)
-    if draw(st.booleans()):
-        return _normal(np.random.default_rng(draw(_seeds)), shape, dtype)
-    drawn: Array = draw(_whole_numbers(shape, dtype, 9)).astype(dtype)
-    return drawn
+    normal, seed = draw(st.booleans()), draw(_seeds)
+    if shape[0] > DRAWN:
+        numbers: Array = np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
+    else:
+        size = int(np.prod(shape))
+        drawn = draw(st.lists(_whole_number(dtype, 9), min_size=size, max_size=size))
+        numbers = np.array(drawn).astype(dtype).reshape(shape)
+    if nonzero:
+        numbers[-1] += ~numbers.any(axis=0)  # a column of zeros gets a one at its end
+    return _normal(np.random.default_rng(seed), shape, dtype) if normal else numbers
 
 
 _seeds = st.integers(0, 2**32 - 1)
 
 
-def _whole_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], most: int) -> Any:
-    """Strategy for arrays of whole numbers from -most to most."""
-    size = int(np.prod(shape))
-    real = st.lists(st.integers(-most, most), min_size=size, max_size=size).map(
-        lambda values: np.array(values, dtype=np.float64).reshape(shape)
-    )
-    return st.builds(lambda a, b: a + 1j * b, real, real) if dtype.kind == "c" else real
+def _whole_number(dtype: np.dtype[Any], most: int) -> Any:
+    """Strategy for whole numbers from -most to most, complex ones for a complex type."""
+    part = st.integers(-most, most)
+    return st.builds(complex, part, part) if dtype.kind == "c" else part
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -878,13 +884,13 @@ def _check_definiteness(probe: _Probe) -> _Finding | None:
         value,
         limit,
         f"d'Ad/d'd is between {curvature:.3g} and {largest:.3g} in a Krylov space of dimension {dimension}",
-        f"A is {what}: d'Ad/d'd = {curvature:.3g} for a direction d, where the largest is {largest:.3g}; "
+        f"A is {what}: d'Ad/d'd = {curvature:.3g} for a direction d, up to {largest:.3g} in size for others; "
         "check its sign, damp it (cgopt.operators.Damped), or use a method for indefinite systems (MINRES)",
     )
 
 
 def _flattest_direction(probe: _Probe) -> tuple[Array, float, int]:
-    """Ritz vector of the smallest Ritz value, the largest Ritz value, the dimension of the Krylov space."""
+    """Ritz vector of the smallest Ritz value, the size of the largest, the dimension of the Krylov space."""
     q = _wide(probe.X[0])
     Q, diagonal, off = [q / np.linalg.norm(q)], [], []
     while True:
@@ -899,7 +905,7 @@ def _flattest_direction(probe: _Probe) -> tuple[Array, float, int]:
         off.append(beta)
         Q.append(w / beta)
     values, vectors = eigh_tridiagonal(diagonal, off)
-    return (vectors[:, 0] @ np.array(Q)).astype(probe.A.dtype), float(values[-1]), len(Q)
+    return (vectors[:, 0] @ np.array(Q)).astype(probe.A.dtype), float(np.max(np.abs(values))), len(Q)
 
 
 def _check_matmat(probe: _Probe) -> _Finding | None:
@@ -990,8 +996,8 @@ def _check_out(probe: _Probe) -> _Finding | None:
 _CHECKS: tuple[tuple[str, Callable[[_Probe], _Finding | None], str], ...] = (
     ("shape", _check_shape, ""),
     ("dtype", _check_dtype, "shape"),
-    ("finite", _check_finite, "shape"),
-    ("input", _check_input, "shape"),
+    ("finite", _check_finite, "dtype"),
+    ("input", _check_input, "dtype"),
     ("determinism", _check_determinism, "finite"),
     ("linearity", _check_linearity, "determinism"),
     ("symmetry", _check_symmetry, "linearity"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="where to write (%(default)s)")
     options = parser.parse_args(arguments)
     settings = Settings(repeat=options.repeat or (3 if options.quick else 9), quick=options.quick)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an orderly end: workers and folders go too
     cgopt.set_num_threads(min(THREADS, cgopt.max_num_threads()))
 
     machine, bystanders, start = report.machine(), report.Bystanders(), time.perf_counter()

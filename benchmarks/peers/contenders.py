@@ -34,7 +34,7 @@ class WholeSolve:
     setup, seconds : float
         Seconds of preparation and of the solve after it.
     iterations : int
-        Summed over the right-hand sides.
+        Summed over the solves; several right-hand sides at once are one solve.
     residual : float
         The largest true relative residual ``norm(b - A x) / norm(b)`` over the right-hand sides, computed
         here by the same code for every contender.

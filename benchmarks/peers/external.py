@@ -216,7 +216,11 @@ class PETSc:
                 raise Absent("no mpiexec to start ranks with")
             command = [*self.mpiexec, "-n", str(ranks), *command]
         name = f"PETSc, {ranks} rank{'s' * (ranks > 1)}"
-        worker = External(name, problem, folder, tag, command, self.environment, ranks)
+        try:
+            worker = External(name, problem, folder, tag, command, self.environment, ranks)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            raise Absent("installed, but the ranks did not start") from error
         if worker.greeting["ranks"] != ranks:
             worker.close()
             raise Absent("mpiexec belongs to another MPI than PETSc: it starts single ranks")
@@ -262,7 +266,8 @@ class Eigen:
         source = HERE / "eigen_peer" / "eigen_peer.cpp"
         done = subprocess.run([compiler, *flags, str(source), "-o", str(program)], capture_output=True, check=False)
         if done.returncode != 0:
-            raise Absent(f"did not compile: {done.stderr.decode()[:300]}")
+            print(done.stderr.decode(), file=sys.stderr)
+            raise Absent("installed, but the worker did not compile")
         return cls(program)
 
     def start(self, problem: Problem, folder: Path, threads: int) -> External:
@@ -287,6 +292,13 @@ class Peers:
         self.versions: dict[str, str] = {}
         self._petsc: PETSc | None = None
         self._eigen: Eigen | None = None
+        self._looked = False
+
+    def _look(self) -> None:
+        """Find and compile the peers, when the first case asks for them."""
+        if self._looked:
+            return
+        self._looked = True
         try:
             self._petsc = PETSc.find()
         except Absent as reason:
@@ -311,6 +323,7 @@ class Peers:
         list of External
             PETSc once per number in `ranks`, then Eigen; those that are absent are left out.
         """
+        self._look()
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._temporary.name)))
             write_problem(problem, folder)

@@ -29,9 +29,9 @@ from .reference import (
     apply_dot,
     apply_dot_many,
     residual,
+    residual_many,
     restart,
     restart_many,
-    subtract_many,
     update_direction,
     update_direction_many,
     update_residual,
@@ -57,9 +57,8 @@ STILL = 11  # iterations in a row that moved x by less than u ||x||
 PATIENCE = 12  # how many of those call for a check
 SCALE = 13  # the power of two that b is multiplied by
 CHECKS = 14  # true residuals computed
-EVENT = 15  # what called for the true residual (many right-hand sides)
-RZ0 = 16  # r'z before the first iteration
-SCALARS = 17
+RZ0 = 15  # r'z before the first iteration
+SCALARS = 16
 
 NOTHING, DRIFTED, STOOD_STILL, CLAIMED = range(4)  # events, in rising order of weight
 
@@ -216,75 +215,94 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type:
     return RUNNING, steps
 
 
-def cg_steps_many(A, M, b, x, V, S, T, codes, log, w, first, steps):  # type: ignore[no-untyped-def]
+def select(codes: Any, code: int, act: Any) -> int:
+    """Write the systems that have the code to the front of `act`; returns how many."""
+    m = 0
+    for j in range(codes.shape[0]):
+        if codes[j] == code:
+            act[m] = j
+            m += 1
+    return m
+
+
+def cg_steps_many(A, M, b, x, V, xr, Vr, S, T, I, log, w, wr, first, steps):  # type: ignore[no-untyped-def]
     """Advance k solves with one matrix by at most `steps` iterations, one pass over A in each.
 
-    Like `cg_steps`, with scalars of its own for each column: ``S`` is (k, SCALARS), ``V`` (4, n, k), ``log``
-    (>= steps, k, LOG_COLUMNS), and the rows of ``T`` (8, k) are alpha, beta, p'q, r'r, r'z, x'x, p'p and the scale of
-    b. A column that has ended has its code in `codes`, and stands still with alpha = beta = 0 while others go on.
+    Like `cg_steps`, with scalars of its own for each system: b and x are (k, n), V is (4, k, n), ``S`` (k, SCALARS),
+    ``log`` (>= steps, k, LOG_COLUMNS). The rows of ``T`` (7, k) are alpha, beta, p'q, r'r, r'z, x'x, p'p; those of
+    ``I`` (4, k), integers, are the codes, the events, and two lists of systems. A system that has ended has its code
+    set, and costs nothing while the others go on.
 
     Returns
     -------
     done : int
-        Iterations made. Fewer than `steps` when every column has ended.
+        Iterations made; fewer than `steps` when every system has ended.
     """
-    r, z, p, q = V[0], V[1], V[2], V[3]
-    alpha, beta, pq, rr, rz, xx, pp, scale = T[0], T[1], T[2], T[3], T[4], T[5], T[6], T[7]
-    columns = codes.shape[0]
+    r, p, q = V[0], V[2], V[3]
+    rv, zv, pv, qv = Vr[0], Vr[1], Vr[2], Vr[3]
+    alpha, beta, pq, rr, rz, xx, pp = T[0], T[1], T[2], T[3], T[4], T[5], T[6]
+    codes, events, act, some = I[0], I[1], I[2], I[3]
+    m = select(codes, RUNNING, act)
     if first:
-        beta[:] = 1.0
-        restart_many(M, r, z, p, beta, rz, pp, w)  # z = M r,  p = z,  r'z,  p'p
-        for j in range(columns):
+        restart_many(M, rv, zv, pv, rz, pp, act[:m], wr)  # z = M r,  p = z,  r'z,  p'p
+        for j in act[:m]:
             S[j, RZ], S[j, PP], S[j, RZ0] = rz[j], pp[j], rz[j]
-            if codes[j] == RUNNING and not 0.0 < rz[j] < float("inf"):
+            if not 0.0 < rz[j] < float("inf"):
                 codes[j] = product_code(rz[j])
     for k in range(steps):
-        running = 0
-        for j in range(columns):
-            running += codes[j] == RUNNING
-        if running == 0:
+        m = select(codes, RUNNING, act)
+        if m == 0:
             return k
-        apply_dot_many(A, p, q, pq, w)  # q = A p,  p'q
-        for j in range(columns):
-            alpha[j] = 0.0
-            if codes[j] == RUNNING:
-                if 0.0 < pq[j] < float("inf"):
-                    alpha[j] = S[j, RZ] / pq[j]  # alpha = r'z / p'Ap
-                else:
-                    codes[j] = curvature_code(pq[j], S[j])
-        update_residual_many(M, alpha, q, r, z, rr, rz, w)  # r -= alpha q,  z = M r,  r'r,  r'z
-        for j in range(columns):
-            beta[j] = rz[j] / S[j, RZ] if codes[j] == RUNNING else 0.0  # beta = r'z / (r'z before)
+        apply_dot_many(A, p, q, pq, act[:m], w)  # q = A p,  p'q
+        for j in act[:m]:
+            if 0.0 < pq[j] < float("inf"):
+                alpha[j] = S[j, RZ] / pq[j]  # alpha = r'z / p'Ap
+            else:
+                codes[j] = curvature_code(pq[j], S[j])
+        m = select(codes, RUNNING, act)
+        update_residual_many(M, alpha, qv, rv, zv, rr, rz, act[:m], wr)  # r -= alpha q,  z = M r,  r'r,  r'z
+        for j in act[:m]:
+            beta[j] = rz[j] / S[j, RZ]  # beta = r'z / (r'z before)
         # x += alpha p,  p = z + beta p,  x'x,  p'p
-        update_direction_many(M, alpha, beta, r, z, p, x, xx, pp, w)
+        update_direction_many(M, alpha, beta, rv, zv, pv, xr, xx, pp, act[:m], wr)
+        log[k] = 0.0
         called = 0
-        for j in range(columns):
-            event = NOTHING
-            if codes[j] == RUNNING:
-                event = note_step(alpha[j], rr[j], rz[j], xx[j], pp[j], S[j])
-            S[j, EVENT] = event
-            called = max(called, event)
-            log[k, j, LOG_RR], log[k, j, LOG_RZ] = S[j, RR], S[j, RZ]
-            log[k, j, LOG_ALPHA], log[k, j, LOG_BETA] = alpha[j], beta[j]
-        if called != NOTHING:
-            apply_dot_many(A, x, r, rr, w)  # r = A x
-            subtract_many(b, scale, r, rr, w)  # r = b - r,  r'r
-            for j in range(columns):
-                beta[j] = 0.0
-                if codes[j] == RUNNING:
-                    # columns that did not call are given their true residual too: it is there
-                    code, again = judge(rr[j], max(DRIFTED, int(S[j, EVENT])), S[j])
-                    codes[j] = code
-                    log[k, j, LOG_RR] = rr[j]
-                    if code == RUNNING and again:
-                        beta[j] = 1.0
-                        log[k, j, LOG_BETA] = 0.0
-            restart_many(M, r, z, p, beta, rz, pp, w)  # z = M r,  r'z;  p = z where beta is 1
-            for j in range(columns):
+        for j in range(codes.shape[0]):
+            events[j] = NOTHING
+        for j in act[:m]:
+            events[j] = note_step(alpha[j], rr[j], rz[j], xx[j], pp[j], S[j])
+            log[k, j, LOG_RR], log[k, j, LOG_RZ], log[k, j, LOG_ALPHA], log[k, j, LOG_BETA] = (
+                rr[j],
+                rz[j],
+                alpha[j],
+                beta[j],
+            )
+            if events[j] != NOTHING:
+                some[called] = j
+                called += 1
+        if called > 0:
+            residual_many(A, b, x, r, rr, some[:called], w)  # r = b - A x,  r'r
+            for j in some[:called]:
+                codes[j], again = judge(rr[j], events[j], S[j])
+                log[k, j, LOG_RR] = rr[j]
+                alpha[j] = 0.0
+                if again:
+                    log[k, j, LOG_BETA] = 0.0
+                else:
+                    events[j] = NOTHING
+            update_residual_many(M, alpha, qv, rv, zv, rr, rz, some[:called], wr)  # z = M r,  r'r,  r'z;  p is kept
+            for j in some[:called]:
                 S[j, RZ] = rz[j]
-                if beta[j] != 0.0:
-                    S[j, PP] = pp[j]
-        for j in range(columns):
+            called = 0
+            for j in act[:m]:
+                if codes[j] == RUNNING and events[j] != NOTHING:
+                    some[called] = j
+                    called += 1
+            if called > 0:
+                restart_many(M, rv, zv, pv, rz, pp, some[:called], wr)  # z = M r,  p = z,  r'z,  p'p
+                for j in some[:called]:
+                    S[j, RZ], S[j, PP] = rz[j], pp[j]
+        for j in act[:m]:
             if codes[j] == RUNNING and not 0.0 < S[j, RZ] < float("inf"):
                 codes[j] = product_code(S[j, RZ])
     return steps

@@ -3,9 +3,8 @@
 Tests hold every backend to these functions. They are written for reading, and run anything that NumPy
 runs; a Python operator or preconditioner (an object with ``matvec``) is taken in place of a layout.
 
-Vectors are ``(n,)`` for one system and ``(n, k)`` for k systems side by side; dot products are then ``(k,)``.
-Scalars are summed in fp64 (complex: the real part of the Hermitian product). ``M`` says how the residual is
-preconditioned: None for the identity, a real vector for the inverse of a diagonal, an object with
+Vectors are ``(n,)``. Scalars are summed in fp64 (complex: the real part of the Hermitian product). ``M`` says how the
+residual is preconditioned: None for the identity, a real vector for the inverse of a diagonal, an object with
 ``matvec`` for anything else.
 """
 
@@ -91,40 +90,37 @@ def restart(M: Any, r: Any, z: Any, p: Any, w: Any) -> tuple[Any, Any]:
     return dot(r, z), dot(p, p)
 
 
-# The same for k systems at once: vectors are (n, k), and each scalar is an array of k, written in place.
+# The same for k systems with one matrix: vectors are (k, n), scalars arrays of k that are written in place, and only
+# the systems listed in `act` are touched.
 
 
-def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, w: Any) -> None:
-    """``Q = A P``; ``pq[j] = p_j'q_j``."""
-    pq[:] = apply_dot(A, p, q, w)
+def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
+    """``q_j = A p_j``; ``pq[j] = p_j'q_j``."""
+    for j in act:
+        pq[j] = apply_dot(A, p[j], q[j], w)
 
 
-def subtract_many(b: Any, scale: Any, r: Any, rr: Any, w: Any) -> None:
-    """``R = B scale - R``; ``rr[j] = r_j'r_j``: a residual, when R holds A X."""
-    r[...] = scale * b - r
-    rr[:] = dot(r, r)
+def residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Any) -> None:
+    """``r_j = b_j - A x_j``; ``rr[j] = r_j'r_j``."""
+    for j in act:
+        rr[j] = residual(A, b[j], 1.0, x[j], r[j], w)
 
 
-def update_residual_many(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any) -> None:
-    """``R -= Q alpha``, ``Z = M R``; ``rr[j] = r_j'r_j``, ``rz[j] = r_j'z_j``. A column with alpha 0 is left."""
-    moving = alpha != 0.0
-    r[:, moving] -= (alpha[moving] * q[:, moving]).astype(r.dtype)
-    z[...] = precondition(M, r)
-    rr[:], rz[:] = dot(r, r), dot(r, z)
+def update_residual_many(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, act: Any, w: Any) -> None:
+    """``r_j -= alpha[j] q_j``, ``z_j = M r_j``; ``rr[j] = r_j'r_j``, ``rz[j] = r_j'z_j``."""
+    for j in act:
+        rr[j], rz[j] = update_residual(M, alpha[j], q[j], r[j], z[j], w)
 
 
 def update_direction_many(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, w: Any
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, act: Any, w: Any
 ) -> None:
-    """``X += P alpha``, ``P = Z + P beta``; ``xx[j] = x_j'x_j``, ``pp[j] = p_j'p_j``. Alpha 0 leaves a column."""
-    moving = alpha != 0.0
-    x[:, moving] += (alpha[moving] * p[:, moving]).astype(x.dtype)
-    p[:, moving] = precondition(M, r)[:, moving] + beta[moving] * p[:, moving]
-    xx[:], pp[:] = dot(x, x), dot(p, p)
+    """``x_j += alpha[j] p_j``, ``p_j = z_j + beta[j] p_j``; ``xx[j] = x_j'x_j``, ``pp[j] = p_j'p_j``."""
+    for j in act:
+        xx[j], pp[j] = update_direction(M, alpha[j], beta[j], r[j], z[j], p[j], x[j], w)
 
 
-def restart_many(M: Any, r: Any, z: Any, p: Any, which: Any, rz: Any, pp: Any, w: Any) -> None:
-    """``Z = M R``, and ``p_j = z_j`` where ``which[j]`` is not 0; ``rz[j] = r_j'z_j``, ``pp[j] = p_j'p_j``."""
-    z[...] = precondition(M, r)
-    p[:, which != 0.0] = z[:, which != 0.0]
-    rz[:], pp[:] = dot(r, z), dot(p, p)
+def restart_many(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: Any) -> None:
+    """``z_j = M r_j``, ``p_j = z_j``; ``rz[j] = r_j'z_j``, ``pp[j] = p_j'p_j``."""
+    for j in act:
+        rz[j], pp[j] = restart(M, r[j], z[j], p[j], w)

@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, real_view
 from ..kernels import cpu, loops
-from ..kernels.reference import dot as column_dots
-from ..status import OF_CODE, Status
+from ..status import OF_CODE
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
-from .workspace import PATIENCE, System, Workspace, scale_columns
+from .workspace import PATIENCE, System, Workspace, scale_rows
 
 
 def solve_many(
@@ -27,57 +26,76 @@ def solve_many(
     ManyResult
     """
     n, k = b.shape
-    layout, w, S, V, r = system.layout, space.work, space.s, space.V, space.V[0]
-    measured = [space.norm_and_exponent(np.ascontiguousarray(b[:, j])) for j in range(k)]
+    layout, w, S, V, codes = system.layout, space.work, space.s, space.V, space.I[0]
+    r, right = V[0], V[4]
+    right[...] = b.T
+    measured = [space.norm_and_exponent(right[j]) for j in range(k)]
     norms, exponents = np.array([m[0] for m in measured]), np.array([m[1] for m in measured], dtype=np.int64)
-    shifts, scales = system.exponent - exponents, 2.0**exponents
-    space.T[7] = scales
-    x = np.zeros((n, k), space.dtype)
+    shifts = system.exponent - exponents
+    scale_rows(right, exponents)
+    x = np.zeros((k, n), space.dtype)
+    rr = norms**2
     if start is not None:
-        x[:, norms > 0.0] = start[:, norms > 0.0]  # A x = 0 has the solution 0, whatever the guess, as in SciPy
-        scale_columns(x, -shifts)
-        rr = np.empty(k)
-        cpu.residual_many(layout, b, scales, x, r, rr, w)
+        nonzero = np.flatnonzero(norms)  # A x = 0 has the solution 0, whatever the guess, as in SciPy
+        x[nonzero] = start.T[nonzero]
+        scale_rows(x, -shifts)
+        cpu.residual_many(layout, right, x, r, rr, nonzero, w)
     else:
-        np.multiply(b, scales, out=r, casting="same_kind")
-        rr = column_dots(r, r)
-    targets = np.maximum(goal.rtol * norms, goal.atol * scales) ** 2
+        r[...] = right
+    targets = np.maximum(goal.rtol * norms, goal.atol * 2.0**exponents) ** 2
     S[:] = 0.0
     S[:, loops.RR] = S[:, loops.BEST] = rr
     S[:, loops.TARGET], S[:, loops.UNIT], S[:, loops.NORM_A] = targets, space.unit, system.norm
-    S[:, loops.PATIENCE], S[:, loops.SCALE] = PATIENCE, scales
+    S[:, loops.PATIENCE], S[:, loops.SCALE] = PATIENCE, 1.0
+    codes[:] = [system.code_before(rr[j], targets[j]) for j in range(k)]
 
-    codes = np.array([system.code_before(rr[j], targets[j]) for j in range(k)], dtype=np.int64)
     iterations, logs, stopped = 0, [], False
     stride = 1 if listeners.each_iteration else space.slice
     while (codes == loops.RUNNING).any() and iterations < goal.maxiter and not stopped:
-        steps = min(stride, goal.maxiter - iterations)
-        done = space.steps(w, layout, space.M, b, x, V, S, space.T, codes, space.log, w, iterations == 0, steps)
+        done = space.steps(
+            w,
+            layout,
+            space.M,
+            right,
+            x,
+            V,
+            real_view(x),
+            space.Vr,
+            S,
+            space.T,
+            space.I,
+            space.log,
+            w,
+            space.work_real,
+            iterations == 0,
+            min(stride, goal.maxiter - iterations),
+        )
         iterations += done
         logs.append(space.log[:done].copy())
         if listeners.any and done:
-            stopped = listeners.stop(x, shifts, iterations, logs[-1][-1], targets, exponents)
+            stopped = listeners.stop(x.T, shifts, iterations, logs[-1][-1], targets, exponents)
     log = np.concatenate(logs) if logs else space.log[:0]
     true = S[:, loops.RR].copy()
-    if iterations:
-        cpu.residual_many(layout, b, scales, x, r, true, w)
+    unsure = np.flatnonzero((codes != loops.CONVERGED) & (codes != loops.STAGNATED))
+    if iterations and unsure.size:
+        cpu.residual_many(layout, right, x, r, true, unsure, w)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
-    scale_columns(x, shifts)
-    codes[~(np.isfinite(true) & np.isfinite(x).all(axis=0))] = loops.NONFINITE
+    scale_rows(x, shifts)
+    codes[~(np.isfinite(true) & np.isfinite(x).all(axis=1))] = loops.NONFINITE
 
     columns = []
     for j in range(k):
-        # A column that has ended stands still with alpha = 0: its last iteration is the last that moved.
+        # A system that has ended leaves zeros in the log: its last iteration is the last with a step.
         moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
         count = int(moved[-1]) + 1 if moved.size else 0
         direction = None
         if codes[j] in (loops.INDEFINITE, loops.SINGULAR):
-            direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :, j].copy()
+            direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, j].copy()
         columns.append(
             CGResult(
-                x[:, j],
-                Status.CONVERGED if norms[j] == 0.0 else OF_CODE[int(codes[j])],
+                x[j],
+                OF_CODE[int(codes[j])],
                 count,
                 math.ldexp(math.sqrt(true[j]), -int(exponents[j])),
                 log[:count, j].copy(),
@@ -86,4 +104,4 @@ def solve_many(
                 direction,
             )
         )
-    return ManyResult(x, columns)
+    return ManyResult(x.T, columns)

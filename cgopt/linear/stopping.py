@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..kernels import loops
-from .workspace import scale_columns
+from .workspace import scale_rows
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Listeners:
         """
         if np.any(shift):
             x = x.copy()
-            scale_columns(x.reshape(x.shape[0], -1), np.atleast_1d(shift))
+            scale_rows(np.atleast_2d(x.T), np.atleast_1d(shift))
         shown = x.view()
         shown.flags.writeable = False
         sizes = [

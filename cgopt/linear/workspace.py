@@ -84,27 +84,26 @@ class Workspace:
         self.dtype = dtype
         self.work = self.work_real = cpu.share_rows(*system.shares, columns=columns)
         complex_ = dtype.kind == "c"
+        # Vectors end on whole cache lines, an odd number of them: those of a size that is a power of two would
+        # otherwise fall on the same cache sets.
+        line = 64 // dtype.itemsize
         if columns == 1:
-            # Rows end on whole cache lines, an odd number of them: rows of a size that is a power of two would
-            # otherwise fall on the same cache sets.
-            line = 64 // dtype.itemsize
             self.V: Array = np.zeros((4, ((n // line + 1) | 1) * line), dtype)
             self.s = np.zeros(loops.SCALARS)
-            if complex_:  # vector updates treat a complex vector as a real one of twice the length
-                self.work_real = Work(2 * self.work.bounds, np.zeros_like(self.work.sums))
         else:
-            self.V = np.zeros((4, n, columns), dtype)
+            self.V = np.zeros((5, columns, n), dtype)  # the fifth is b, system by system
             self.s = np.zeros((columns, loops.SCALARS))
+        self.T = np.zeros((7, columns))
+        self.I = np.zeros((4, columns), np.int64)
         self.Vr = self.V.view(self.V.real.dtype)
-        self.T = np.zeros((8, columns))
-        self.work_norm = Work((1 + complex_) * self.work.bounds, np.zeros_like(self.work.sums))
+        if complex_:  # vector updates treat a complex vector as a real one of twice the length
+            self.work_real = Work(2 * self.work.bounds, np.zeros_like(self.work.sums))
         self.low, self.high = SAFE_NORM[self.Vr.dtype.char]
         self.unit = float(np.finfo(dtype).eps) / 2.0
         self.slice = int(max(1, min(SLICE // columns, SLICE_BYTES // system.traffic(dtype.itemsize, columns))))
         self.log = np.zeros((self.slice, *((columns,) if columns > 1 else ()), loops.LOG_COLUMNS))
-        self.M = self._preconditioner(system, doubled=complex_ and columns == 1)
-        many = columns > 1
-        self.steps = (cpu.cg_steps_many if many else cpu.cg_steps)(system.format, system.kind)
+        self.M = self._preconditioner(system, doubled=complex_)
+        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(system.format, system.kind)
 
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner
@@ -127,7 +126,7 @@ class Workspace:
             If b holds NaN or infinity.
         """
         real = real_view(b)
-        square = cpu.run(cpu.sum_of_squares, self.work_norm, real, self.work_norm)
+        square = cpu.run(cpu.sum_of_squares, self.work_real, real, self.work_real)
         if self.low * self.low <= square <= self.high * self.high:
             return math.sqrt(square), 0
         where = first_nonfinite(b)
@@ -152,14 +151,15 @@ class OnViews:
         if self.exponent:
             np.ldexp(out, self.exponent, out=out)
 
-    def matmat(self, R: Array, out: Array) -> None:
-        """The same for the columns of R."""
-        self.M.matmat(R, out=out)
-        scale_columns(out, np.full(out.shape[1], self.exponent))
+    def matmat(self, R: Array, out: Array, act: Array) -> None:
+        """The same for those rows of R that `act` lists."""
+        Z = self.M.matmat(np.ascontiguousarray(R.view(self.dtype)[act].T))
+        scale_rows(Z.T, np.full(act.size, self.exponent))
+        out.view(self.dtype)[act] = Z.T
 
 
-def scale_columns(x: Array, exponents: Any) -> None:
-    """Multiply the columns of x by powers of two, exactly and in place."""
+def scale_rows(x: Array, exponents: Any) -> None:
+    """Multiply the rows of x by powers of two, exactly and in place."""
     for j in np.flatnonzero(exponents):
-        column = np.ascontiguousarray(x[:, j])
-        x[:, j] = np.ldexp(real_view(column), int(exponents[j])).view(x.dtype)
+        row = np.ascontiguousarray(x[j])
+        x[j] = np.ldexp(real_view(row), int(exponents[j])).view(x.dtype)

@@ -117,8 +117,11 @@ class MatrixOperator(Operator):
         self._unscale(out)
 
     def _matmat(self, X: Array, out: Array) -> None:
-        X = np.ascontiguousarray(X, dtype=np.result_type(X, self.dtype))
-        cpu.multiply_many(self.layout, X, out, cpu.share_rows(*self.shares, columns=X.shape[1]))
+        rows = np.ascontiguousarray(X.T, dtype=np.result_type(X, self.dtype))
+        product = np.empty_like(rows)
+        n, entries, indptr = self.shares
+        cpu.multiply_many(self.layout, rows, product, cpu.share_rows(n, entries, indptr, columns=rows.shape[0]))
+        out[...] = product.T
         self._unscale(out)
 
     def diagonal(self) -> Array:

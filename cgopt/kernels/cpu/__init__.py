@@ -46,7 +46,7 @@ NAMES = {Dense: "dense", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
 
 sum_of_squares = updates.sum_of_squares
-for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge):
+for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge, loops.select):
     helper(_scalar_helper)
 
 
@@ -59,8 +59,8 @@ def _primitive(stem: str, suffix: str, form: int | None) -> Any:
     """A primitive by name: form 0 serial, 1 threaded, None chosen at each call (in interpreted loops)."""
     if suffix == PYTHON:
         return getattr(interpreted, stem)
-    module = many if "_many" in stem else products if stem in ("apply_dot", "residual") else updates
-    kernel = getattr(module, f"{stem}_{suffix}" if suffix else stem)
+    module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
+    kernel = getattr(module, f"{stem}_{suffix}")
     return _either(kernel) if form is None else kernel[form]
 
 
@@ -112,7 +112,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
 @functools.cache
 def cg_steps_many(layout: str, kind: str) -> Loop:
     """The loop for k right-hand sides; parameters as for `cg_steps`."""
-    stems = {"apply_dot_many": layout, "subtract_many": ""}
+    stems = {"apply_dot_many": layout, "residual_many": layout}
     stems |= {stem: kind for stem in ("update_residual_many", "update_direction_many", "restart_many")}
     return Loop(loops.cg_steps_many, stems, f"{layout}_{kind}")
 
@@ -128,11 +128,11 @@ def multiply(A: Any, p: Any, q: Any, w: Work) -> float:
 
 
 def multiply_many(A: Any, p: Any, q: Any, w: Work) -> None:
-    """``Q = A P``. A is a layout."""
-    run(getattr(many, f"apply_dot_many_{layout_name(A)}"), w, A, p, q, np.empty(p.shape[1]), w)
+    """``q_j = A p_j`` for the rows of (k, n) arrays. A is a layout."""
+    k = p.shape[0]
+    run(getattr(many, f"apply_dot_many_{layout_name(A)}"), w, A, p, q, np.empty(k), np.arange(k), w)
 
 
-def residual_many(A: Any, b: Any, scale: Any, x: Any, r: Any, rr: Any, w: Work) -> None:
-    """``R = B scale - A X``; ``rr[j] = r_j'r_j``. A is a layout or an object with ``matmat``."""
-    _primitive("apply_dot_many", layout_name(A), None)(A, x, r, rr, w)
-    run(many.subtract_many, w, b, scale, r, rr, w)
+def residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Work) -> None:
+    """``r_j = b_j - A x_j``; ``rr[j] = r_j'r_j`` for j in act. A is a layout or an object with ``matmat``."""
+    _primitive("residual_many", layout_name(A), None)(A, b, x, r, rr, act, w)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..layouts import Work
-from ..reference import dot as column_dots
 from . import many, products, updates
 from .threads import run
 
@@ -49,28 +48,35 @@ def restart(M: Any, r: Any, z: Any, p: Any, w: Work) -> tuple[float, float]:
     return run(updates.dot, w, r, z, w), run(updates.dot, w, p, p, w)
 
 
-def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, w: Work) -> None:
-    """``Q = A P``, ``pq[j] = p_j'q_j``."""
-    A.matmat(p, out=q)
-    pq[:] = column_dots(p, q)
+def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Work) -> None:
+    """``q_j = A p_j``, ``pq[j] = p_j'q_j``."""
+    q[act] = A.matmat(np.ascontiguousarray(p[act].T)).T
+    run(many.dot_many, w, p, q, pq, act, w)
 
 
-def update_residual_many(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Work) -> None:
-    """``R -= Q alpha``, ``Z = M R``, ``rr``, ``rz``."""
-    run(many.update_residual_many_identity, w, None, alpha, q, r, z, rr, rz, w)
-    M.matmat(r, out=z)
-    rz[:] = column_dots(r, z)
+def residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Work) -> None:
+    """``r_j = b_j - A x_j``, ``rr[j] = r_j'r_j``."""
+    r[act] = b[act] - A.matmat(np.ascontiguousarray(x[act].T)).T
+    run(many.dot_many, w, r, r, rr, act, w)
+
+
+def update_residual_many(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, act: Any, w: Work) -> None:
+    """``r_j -= alpha[j] q_j``, ``z_j = M r_j``, ``rr``, ``rz``."""
+    run(many.update_residual_many_identity, w, None, alpha, q, r, z, rr, rz, act, w)
+    M.matmat(r, z, act)
+    run(many.dot_many, w, r, z, rz, act, w)
 
 
 def update_direction_many(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, w: Work
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, act: Any, w: Work
 ) -> None:
-    """``X += P alpha``, ``P = Z + P beta`` with the Z that is stored."""
-    run(many.update_direction_many_identity, w, None, alpha, beta, z, z, p, x, xx, pp, w)
+    """``x_j += alpha[j] p_j``, ``p_j = z_j + beta[j] p_j`` with the z that is stored."""
+    run(many.update_direction_many_identity, w, None, alpha, beta, z, z, p, x, xx, pp, act, w)
 
 
-def restart_many(M: Any, r: Any, z: Any, p: Any, which: Any, rz: Any, pp: Any, w: Work) -> None:
-    """``Z = M R``, and ``p_j = z_j`` where ``which[j]`` is not 0."""
-    M.matmat(r, out=z)
-    p[:, which != 0.0] = z[:, which != 0.0]
-    rz[:], pp[:] = column_dots(r, z), column_dots(p, p)
+def restart_many(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: Work) -> None:
+    """``z_j = M r_j``, ``p_j = z_j``."""
+    M.matmat(r, z, act)
+    p[act] = z[act]
+    run(many.dot_many, w, r, z, rz, act, w)
+    run(many.dot_many, w, p, p, pp, act, w)

@@ -1,284 +1,245 @@
-"""The same primitives for k systems with one matrix: vectors are C-contiguous ``(n, k)``.
+"""The same primitives for k systems with one matrix: vectors are ``(k, n)``, each system's contiguous.
 
-One pass over A serves all columns, and the loop over columns is the vector loop, so that neither gathers nor
-short rows stand in its way. A column with alpha = 0 has ended: its r, x and p are left as they are.
+A product goes over the rows tile by tile, and over the systems within a tile: the tile's entries come from memory once
+and serve every system from cache, while each system's loop is the one for a single vector, vectorised as that is.
+(Vectors as rows of k numbers, the other way to read A once, took three times as long: LLVM makes little of loops
+over a number of columns that it does not know.) Systems that have ended are not in `act`, and cost nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import prange
 
-from ..layouts import WINDOW
-from .compile import REASSOCIATE, helper, inline, pair
+from .compile import REASSOCIATE, helper, named, pair
+from .products import (
+    FLAGS,
+    real_product,
+    rows_csr,
+    rows_dense,
+    rows_dia,
+    rows_sorted,
+    true_rows_csr,
+    true_rows_dense,
+    true_rows_dia,
+    true_rows_sorted,
+)
 
 U = np.uint64
-ONE = U(1)
-MASK = U(WINDOW - 1)
-
-
-@inline
-def real_product(a: Any, b: Any) -> Any:
-    """Real part of ``conj(a) b`` in fp64."""
-    return np.float64(a.real) * np.float64(b.real) + np.float64(a.imag) * np.float64(b.imag)
+TILE = 1024  # rows; a multiple of the window of `SortedCSR`. Ten entries a row make 120 kB: second-level cache
 
 
 @helper
-def collect(sums: Any, first: int, out: Any) -> None:
-    """``out[j]``: the chunks' sums of columns ``first + j`` added in their order."""
-    for j in range(out.shape[0]):
+def collect(sums: Any, first: int, act: Any, out: Any) -> None:
+    """``out[j]`` for j in act: the chunks' sums of columns ``first + j``, added in their order."""
+    for a in range(act.shape[0]):
+        j = act[a]
         s = 0.0
         for t in range(sums.shape[0]):
             s += sums[t, first + j]
         out[j] = s
 
 
-@inline
-def add_row(indices: Any, data: Any, p: Any, q: Any, row: Any, k: Any, end: Any) -> None:
-    """``q[row] = sum over the row's entries of data[k] p[indices[k]]``; two entries a pass over the columns."""
-    columns = U(q.shape[1])
-    zero = q.dtype.type(0)
-    for j in range(columns):
-        q[row, j] = zero
-    while k + ONE < end:
-        v0, c0, v1, c1 = data[k], indices[k], data[k + ONE], indices[k + ONE]
-        for j in range(columns):
-            q[row, j] += v0 * p[c0, j] + v1 * p[c1, j]
-        k += ONE + ONE
-    if k < end:
-        v0, c0 = data[k], indices[k]
-        for j in range(columns):
-            q[row, j] += v0 * p[c0, j]
+@helper
+def clear(sums: Any, t: int) -> None:
+    """Zero the sums of chunk t."""
+    for j in range(sums.shape[1]):
+        sums[t, j] = 0.0
+
+
+def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
+    """``apply_dot_many_<name>(A, p, q, pq, act, w)``: ``q_j = A p_j``, ``pq[j] = p_j'q_j`` for j in act."""
+
+    def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
+        bounds, sums = w.bounds, w.sums
+        for t in prange(sums.shape[0]):
+            clear(sums, t)
+            low = bounds[t]
+            while low < bounds[t + 1]:
+                high = min(low + TILE, bounds[t + 1])
+                for a in range(act.shape[0]):
+                    j = act[a]
+                    sums[t, j] += rows(A, p[j], q[j], low, high)
+                low = high
+        collect(sums, 0, act, pq)
+
+    return pair(FLAGS[name])(named(apply_dot_many, name))
+
+
+def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
+    """``residual_many_<name>(A, b, x, r, rr, act, w)``: ``r_j = b_j - A x_j``, ``rr[j] = r_j'r_j`` for j in act."""
+
+    def residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Any) -> None:
+        bounds, sums = w.bounds, w.sums
+        for t in prange(sums.shape[0]):
+            clear(sums, t)
+            for a in range(act.shape[0]):
+                j = act[a]
+                sums[t, j] = rows(A, b[j], 1.0, x[j], r[j], bounds[t], bounds[t + 1])
+        collect(sums, 0, act, rr)
+
+    return pair(FLAGS["csr"] if name == "dia" else FLAGS[name])(named(residual_many, name))
+
+
+apply_dot_many_csr = product_kernel("csr", rows_csr)
+apply_dot_many_sorted = product_kernel("sorted", rows_sorted)
+apply_dot_many_dense = product_kernel("dense", rows_dense)
+apply_dot_many_dia = product_kernel("dia", rows_dia)
+residual_many_csr = residual_kernel("csr", true_rows_csr)
+residual_many_sorted = residual_kernel("sorted", true_rows_sorted)
+residual_many_dense = residual_kernel("dense", true_rows_dense)
+residual_many_dia = residual_kernel("dia", true_rows_dia)
 
 
 @pair(REASSOCIATE)
-def apply_dot_many_csr(A: Any, p: Any, q: Any, pq: Any, w: Any) -> None:
-    """``Q = A P``, ``pq[j] = p_j'q_j`` for CSR."""
+def dot_many(a: Any, b: Any, ab: Any, act: Any, w: Any) -> None:
+    """``ab[j] = Re a_j^H b_j`` for j in act, in fp64."""
     bounds, sums = w.bounds, w.sums
-    indptr, indices, data = A.indptr, A.indices, A.data
     for t in prange(sums.shape[0]):
-        columns = U(q.shape[1])
-        for j in range(columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            add_row(indices, data, p, q, i, U(indptr[i]), U(indptr[i + ONE]))
-            for j in range(columns):
-                sums[t, j] += real_product(p[i, j], q[i, j])
-    collect(sums, 0, pq)
+        for k in range(act.shape[0]):
+            j = act[k]
+            aj, bj = a[j], b[j]
+            s = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                s += real_product(aj[i], bj[i])
+            sums[t, j] = s
+    collect(sums, 0, act, ab)
 
 
 @pair(REASSOCIATE)
-def apply_dot_many_sorted(A: Any, p: Any, q: Any, pq: Any, w: Any) -> None:
-    """``Q = A P``, ``pq[j] = p_j'q_j`` for CSR with rows sorted by length in windows."""
+def update_residual_many_identity(
+    M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, act: Any, w: Any
+) -> None:
+    """``r_j -= alpha[j] q_j``; ``rr[j] = rz[j] = r_j'r_j`` for j in act."""
     bounds, sums = w.bounds, w.sums
-    indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
     for t in prange(sums.shape[0]):
-        columns = U(q.shape[1])
-        for j in range(columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            row = i - (i & MASK) + U(place[i])
-            add_row(indices, data, p, q, row, U(indptr[i]), U(indptr[i + ONE]))
-            for j in range(columns):
-                sums[t, j] += real_product(p[row, j], q[row, j])
-    collect(sums, 0, pq)
+        for k in range(act.shape[0]):
+            j = act[k]
+            rj, qj, a = r[j], q[j], r.dtype.type(alpha[j])
+            s = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                ri = rj[i] - a * qj[i]
+                rj[i] = ri
+                s += np.float64(ri) * np.float64(ri)
+            sums[t, j] = s
+    collect(sums, 0, act, rr)
+    collect(sums, 0, act, rz)
 
 
 @pair(REASSOCIATE)
-def apply_dot_many_dia(A: Any, p: Any, q: Any, pq: Any, w: Any) -> None:
-    """``Q = A P``, ``pq[j] = p_j'q_j`` for diagonals."""
-    bounds, sums = w.bounds, w.sums
-    offsets, data = A.offsets, A.data
-    for t in prange(sums.shape[0]):
-        columns = U(q.shape[1])
-        n = q.shape[0]
-        zero = q.dtype.type(0)
-        for j in range(columns):
-            sums[t, j] = 0.0
-        for i in range(bounds[t], bounds[t + 1]):
-            row = U(i)
-            for j in range(columns):
-                q[row, j] = zero
-            for d in range(U(offsets.shape[0])):
-                c = i + offsets[d]
-                if 0 <= c < n:
-                    v = data[d, row]
-                    column = U(c)
-                    for j in range(columns):
-                        q[row, j] += v * p[column, j]
-            for j in range(columns):
-                sums[t, j] += real_product(p[row, j], q[row, j])
-    collect(sums, 0, pq)
-
-
-@pair(REASSOCIATE)
-def apply_dot_many_dense(A: Any, p: Any, q: Any, pq: Any, w: Any) -> None:
-    """``Q = A P``, ``pq[j] = p_j'q_j`` for a dense matrix."""
-    bounds, sums = w.bounds, w.sums
-    values = A.values
-    for t in prange(sums.shape[0]):
-        columns = U(q.shape[1])
-        zero = q.dtype.type(0)
-        for j in range(columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            for j in range(columns):
-                q[i, j] = zero
-            for c in range(U(values.shape[1])):
-                v = values[i, c]
-                for j in range(columns):
-                    q[i, j] += v * p[c, j]
-            for j in range(columns):
-                sums[t, j] += real_product(p[i, j], q[i, j])
-    collect(sums, 0, pq)
-
-
-@pair(REASSOCIATE)
-def subtract_many(b: Any, scale: Any, r: Any, rr: Any, w: Any) -> None:
-    """``R = B scale - R``, ``rr[j] = r_j'r_j``: what is left to do of a residual when R holds A X."""
+def update_residual_many_diagonal(
+    M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, act: Any, w: Any
+) -> None:
+    """``r_j -= alpha[j] q_j``; ``rr[j] = r_j'r_j``, ``rz[j] = r_j'(M r_j)`` for j in act; z is not stored."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        columns = U(r.shape[1])
-        for j in range(columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            for j in range(columns):
-                rij = scale[j] * b[i, j] - r[i, j]
-                r[i, j] = rij
-                sums[t, j] += real_product(rij, rij)
-    collect(sums, 0, rr)
-
-
-@pair(REASSOCIATE)
-def update_residual_many_identity(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any) -> None:
-    """``R -= Q alpha``; ``rr[j] = rz[j] = r_j'r_j``."""
-    bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        columns = U(r.shape[1])
-        for j in range(columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            for j in range(columns):
-                a = r.dtype.type(alpha[j])
-                rij = r[i, j] - a * q[i, j] if alpha[j] != 0.0 else r[i, j]
-                r[i, j] = rij
-                sums[t, j] += real_product(rij, rij)
-    collect(sums, 0, rr)
-    rz[:] = rr
-
-
-@pair(REASSOCIATE)
-def update_residual_many_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz: Any, w: Any) -> None:
-    """``R -= Q alpha``; ``rr[j] = r_j'r_j``, ``rz[j] = r_j'(M r_j)``; Z is not stored."""
-    bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        columns = U(r.shape[1])
-        for j in range(columns + columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            m = np.float64(M[i])
-            for j in range(columns):
-                a = r.dtype.type(alpha[j])
-                rij = r[i, j] - a * q[i, j] if alpha[j] != 0.0 else r[i, j]
-                r[i, j] = rij
-                square = real_product(rij, rij)
-                sums[t, j] += square
-                sums[t, columns + j] += square * m
-    collect(sums, 0, rr)
-    collect(sums, r.shape[1], rz)
-
-
-@inline
-def direction_row(alpha: Any, beta: Any, zij: Any, p: Any, x: Any, i: Any, j: Any) -> Any:
-    """One entry of ``X += P alpha``, ``P = Z + P beta``."""
-    pij = p[i, j]
-    xij = x[i, j]
-    if alpha[j] != 0.0:
-        xij = xij + x.dtype.type(alpha[j]) * pij
-        pij = zij + x.dtype.type(beta[j]) * pij
-    return xij, pij
+        for k in range(act.shape[0]):
+            j = act[k]
+            rj, qj, a = r[j], q[j], r.dtype.type(alpha[j])
+            s = 0.0
+            sm = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                ri = rj[i] - a * qj[i]
+                rj[i] = ri
+                square = np.float64(ri) * np.float64(ri)
+                s += square
+                sm += square * np.float64(M[i])
+            sums[t, j] = s
+            sums[t, r.shape[0] + j] = sm
+    collect(sums, 0, act, rr)
+    collect(sums, r.shape[0], act, rz)
 
 
 @pair(REASSOCIATE)
 def update_direction_many_identity(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, w: Any
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, act: Any, w: Any
 ) -> None:
-    """``X += P alpha``, ``P = R + P beta``; ``xx[j] = x_j'x_j``, ``pp[j] = p_j'p_j``."""
+    """``x_j += alpha[j] p_j``, ``p_j = r_j + beta[j] p_j``; ``xx[j] = x_j'x_j``, ``pp[j] = p_j'p_j`` for j in act."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        columns = U(x.shape[1])
-        for j in range(columns + columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            for j in range(columns):
-                xij, pij = direction_row(alpha, beta, r[i, j], p, x, i, j)
-                x[i, j] = xij
-                p[i, j] = pij
-                sums[t, j] += real_product(xij, xij)
-                sums[t, columns + j] += real_product(pij, pij)
-    collect(sums, 0, xx)
-    collect(sums, x.shape[1], pp)
+        for k in range(act.shape[0]):
+            j = act[k]
+            rj, pj, xj = r[j], p[j], x[j]
+            a, b = x.dtype.type(alpha[j]), x.dtype.type(beta[j])
+            sx = 0.0
+            sp = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                pi = pj[i]
+                xi = xj[i] + a * pi
+                xj[i] = xi
+                pi = rj[i] + b * pi
+                pj[i] = pi
+                sx += np.float64(xi) * np.float64(xi)
+                sp += np.float64(pi) * np.float64(pi)
+            sums[t, j] = sx
+            sums[t, x.shape[0] + j] = sp
+    collect(sums, 0, act, xx)
+    collect(sums, x.shape[0], act, pp)
 
 
 @pair(REASSOCIATE)
 def update_direction_many_diagonal(
-    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, w: Any
+    M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, act: Any, w: Any
 ) -> None:
-    """``X += P alpha``, ``P = M R + P beta``; ``xx[j] = x_j'x_j``, ``pp[j] = p_j'p_j``."""
+    """``x_j += alpha[j] p_j``, ``p_j = M r_j + beta[j] p_j``; the same sums."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        columns = U(x.shape[1])
-        for j in range(columns + columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            m = M[i]
-            for j in range(columns):
-                xij, pij = direction_row(alpha, beta, m * r[i, j], p, x, i, j)
-                x[i, j] = xij
-                p[i, j] = pij
-                sums[t, j] += real_product(xij, xij)
-                sums[t, columns + j] += real_product(pij, pij)
-    collect(sums, 0, xx)
-    collect(sums, x.shape[1], pp)
-
-
-@inline
-def restart_row(which: Any, rij: Any, zij: Any, p: Any, i: Any, j: Any, sums: Any, t: Any) -> None:
-    """One entry of a restart: ``p = z`` in the columns that `which` marks, and the two products' terms."""
-    pij = zij if which[j] != 0.0 else p[i, j]
-    p[i, j] = pij
-    sums[t, j] += real_product(rij, zij)
-    sums[t, U(p.shape[1]) + j] += real_product(pij, pij)
+        for k in range(act.shape[0]):
+            j = act[k]
+            rj, pj, xj = r[j], p[j], x[j]
+            a, b = x.dtype.type(alpha[j]), x.dtype.type(beta[j])
+            sx = 0.0
+            sp = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                pi = pj[i]
+                xi = xj[i] + a * pi
+                xj[i] = xi
+                pi = M[i] * rj[i] + b * pi
+                pj[i] = pi
+                sx += np.float64(xi) * np.float64(xi)
+                sp += np.float64(pi) * np.float64(pi)
+            sums[t, j] = sx
+            sums[t, x.shape[0] + j] = sp
+    collect(sums, 0, act, xx)
+    collect(sums, x.shape[0], act, pp)
 
 
 @pair(REASSOCIATE)
-def restart_many_identity(M: Any, r: Any, z: Any, p: Any, which: Any, rz: Any, pp: Any, w: Any) -> None:
-    """``rz[j] = r_j'r_j``; ``p_j = r_j`` where ``which[j]`` is not 0."""
+def restart_many_identity(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: Any) -> None:
+    """``p_j = r_j``; ``rz[j] = r_j'r_j``, ``pp[j] = p_j'p_j`` for j in act."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        columns = U(r.shape[1])
-        for j in range(columns + columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            for j in range(columns):
-                restart_row(which, r[i, j], r[i, j], p, i, j, sums, t)
-    collect(sums, 0, rz)
-    collect(sums, r.shape[1], pp)
+        for k in range(act.shape[0]):
+            j = act[k]
+            rj, pj = r[j], p[j]
+            s = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                pj[i] = rj[i]
+                s += np.float64(rj[i]) * np.float64(rj[i])
+            sums[t, j] = s
+    collect(sums, 0, act, rz)
+    collect(sums, 0, act, pp)
 
 
 @pair(REASSOCIATE)
-def restart_many_diagonal(M: Any, r: Any, z: Any, p: Any, which: Any, rz: Any, pp: Any, w: Any) -> None:
-    """``rz[j] = r_j'(M r_j)``; ``p_j = M r_j`` where ``which[j]`` is not 0."""
+def restart_many_diagonal(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: Any) -> None:
+    """``p_j = M r_j``; ``rz[j] = r_j'p_j``, ``pp[j] = p_j'p_j`` for j in act."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        columns = U(r.shape[1])
-        for j in range(columns + columns):
-            sums[t, j] = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            m = M[i]
-            for j in range(columns):
-                restart_row(which, r[i, j], m * r[i, j], p, i, j, sums, t)
-    collect(sums, 0, rz)
-    collect(sums, r.shape[1], pp)
+        for k in range(act.shape[0]):
+            j = act[k]
+            rj, pj = r[j], p[j]
+            s = 0.0
+            sp = 0.0
+            for i in range(U(bounds[t]), U(bounds[t + 1])):
+                zi = M[i] * rj[i]
+                pj[i] = zi
+                s += np.float64(rj[i]) * np.float64(zi)
+                sp += np.float64(zi) * np.float64(zi)
+            sums[t, j] = s
+            sums[t, r.shape[0] + j] = sp
+    collect(sums, 0, act, rz)
+    collect(sums, r.shape[0], act, pp)

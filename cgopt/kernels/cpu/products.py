@@ -1,4 +1,7 @@
-"""Products ``q = A p`` with the dot product ``p'q`` taken on the way, one pair per layout.
+"""Products ``q = A p`` with the dot product ``p'q`` taken on the way, and true residuals, for each layout.
+
+What a layout does to a range of rows is written once (``rows_...``, ``true_rows_...``), merged into the kernels for one
+vector here and for many vectors in `many`.
 
 Bytes read of the matrix in one product: CSR 12 per entry and 4 per row (fp64 values, 32-bit indices), sorted
 CSR one more per row, diagonals 8 per stored entry, dense 8 n^2.
@@ -9,13 +12,14 @@ of five to ten entries cost more than loads. The four-fold unrolling gives two i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import prange
 
 from ..layouts import WINDOW
-from .compile import CONTRACT, REASSOCIATE, inline, pair
+from .compile import CONTRACT, REASSOCIATE, inline, named, pair
 from .updates import total
 
 U = np.uint64
@@ -43,57 +47,70 @@ def real_dot(a: Any, b: Any, w: Any) -> Any:
 
 
 @inline
-def row_sum(indices: Any, data: Any, p: Any, k: Any, end: Any, zero: Any) -> Any:
-    """Sum of ``data[k:end] * p[indices[k:end]]``."""
+def row_sum(indices: Any, data: Any, p: Any, k: Any, end: Any, one: Any, zero: Any) -> Any:
+    """Sum of ``data[k:end] * p[indices[k:end]]``; `one` has the type that terms are formed in, `zero` the sum's."""
     s = zero
     u = zero
     while k + THREE < end:
-        s += data[k] * p[indices[k]] + data[k + ONE] * p[indices[k + ONE]]
-        u += data[k + TWO] * p[indices[k + TWO]] + data[k + THREE] * p[indices[k + THREE]]
+        s += one * data[k] * p[indices[k]] + one * data[k + ONE] * p[indices[k + ONE]]
+        u += one * data[k + TWO] * p[indices[k + TWO]] + one * data[k + THREE] * p[indices[k + THREE]]
         k += FOUR
     while k < end:
-        s += data[k] * p[indices[k]]
+        s += one * data[k] * p[indices[k]]
         k += ONE
     return s + u
 
 
-@pair(CONTRACT)
-def apply_dot_csr(A: Any, p: Any, q: Any, w: Any) -> Any:
-    """``q = A p``, ``p'q`` for CSR."""
-    bounds, sums = w.bounds, w.sums
+# ``rows_<layout>(A, p, q, low, high)``: rows low to high of ``q = A p``; returns their part of ``p'q``.
+
+
+@inline
+def rows_csr(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Compressed sparse rows."""
     indptr, indices, data = A.indptr, A.indices, A.data
-    for t in prange(sums.shape[0]):
-        zero = data.dtype.type(0) * p.dtype.type(0)
-        pq = 0.0
-        k = U(indptr[bounds[t]])
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            end = U(indptr[i + ONE])
-            qi = row_sum(indices, data, p, k, end, zero)
-            k = end
-            q[i] = qi
-            pq += real_product(p[i], qi)
-        sums[t, 0] = pq
-    return total(sums, 0)
+    one = data.dtype.type(1)
+    zero = one * p.dtype.type(0)
+    pq = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        end = U(indptr[i + ONE])
+        qi = row_sum(indices, data, p, k, end, one, zero)
+        k = end
+        q[i] = qi
+        pq += real_product(p[i], qi)
+    return pq
 
 
-@pair(CONTRACT)
-def apply_dot_sorted(A: Any, p: Any, q: Any, w: Any) -> Any:
-    """``q = A p``, ``p'q`` for CSR with rows sorted by length in windows."""
-    bounds, sums = w.bounds, w.sums
+@inline
+def rows_sorted(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Rows sorted by length in windows; low and high are multiples of the window, or the last row."""
     indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
-    for t in prange(sums.shape[0]):
-        zero = data.dtype.type(0) * p.dtype.type(0)
-        pq = 0.0
-        k = U(indptr[bounds[t]])
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            end = U(indptr[i + ONE])
-            qi = row_sum(indices, data, p, k, end, zero)
-            k = end
-            row = i - (i & MASK) + U(place[i])
-            q[row] = qi
-            pq += real_product(p[row], qi)
-        sums[t, 0] = pq
-    return total(sums, 0)
+    one = data.dtype.type(1)
+    zero = one * p.dtype.type(0)
+    pq = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        end = U(indptr[i + ONE])
+        qi = row_sum(indices, data, p, k, end, one, zero)
+        k = end
+        row = i - (i & MASK) + U(place[i])
+        q[row] = qi
+        pq += real_product(p[row], qi)
+    return pq
+
+
+@inline
+def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Dense rows."""
+    values = A.values
+    pq = 0.0
+    for i in range(U(low), U(high)):
+        qi = values.dtype.type(0) * p.dtype.type(0)
+        for j in range(U(p.shape[0])):
+            qi += values[i, j] * p[j]
+        q[i] = qi
+        pq += real_product(p[i], qi)
+    return pq
 
 
 # Diagonals. The more of them are read side by side, the nearer memory comes to its full rate (one after the other
@@ -168,128 +185,136 @@ def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, insi
     return pq
 
 
-@pair(REASSOCIATE)
-def apply_dot_dia(A: Any, p: Any, q: Any, w: Any) -> Any:
-    """``q = A p``, ``p'q`` for diagonals."""
-    bounds, sums = w.bounds, w.sums
+@inline
+def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Diagonals."""
     offsets, data = A.offsets, A.data
     count = offsets.shape[0]
     inner_first = max(0, -offsets[0])
     inner_last = q.shape[0] - max(0, offsets[count - 1])
-    for t in prange(sums.shape[0]):
-        pq = 0.0
-        low = bounds[t]
-        while low < bounds[t + 1]:
-            inside = inner_first <= low < inner_last
-            if inside and (count == 3 or count == 5 or count == 7):
-                high = min(bounds[t + 1], inner_last)
-                pq += inner_rows(offsets, data, p, q, U(low), U(high), count)
-            else:
-                high = min(low + TILE, bounds[t + 1])
-                if low < inner_first:
-                    high = min(high, inner_first)
-                elif inside:
-                    high = min(high, inner_last)
-                pq += tile_rows(offsets, data, p, q, low, high, inside)
-            low = high
-        sums[t, 0] = pq
-    return total(sums, 0)
+    pq = 0.0
+    first = low
+    while first < high:
+        inside = inner_first <= first < inner_last
+        if inside and (count == 3 or count == 5 or count == 7):
+            last = min(high, inner_last)
+            pq += inner_rows(offsets, data, p, q, U(first), U(last), count)
+        else:
+            last = min(first + TILE, high)
+            if first < inner_first:
+                last = min(last, inner_first)
+            elif inside:
+                last = min(last, inner_last)
+            pq += tile_rows(offsets, data, p, q, first, last, inside)
+        first = last
+    return pq
 
 
-@pair(REASSOCIATE)
-def apply_dot_dense(A: Any, p: Any, q: Any, w: Any) -> Any:
-    """``q = A p``, ``p'q`` for a dense matrix, row by row."""
-    bounds, sums = w.bounds, w.sums
-    values = A.values
-    for t in prange(sums.shape[0]):
-        pq = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            qi = values.dtype.type(0) * p.dtype.type(0)
-            for j in range(U(p.shape[0])):
-                qi += values[i, j] * p[j]
-            q[i] = qi
-            pq += real_product(p[i], qi)
-        sums[t, 0] = pq
-    return total(sums, 0)
-
-
-# True residuals: row sums in fp64 (complex: complex128) whatever the storage, because this is the number that
+# ``true_rows_<layout>(A, b, scale, x, r, low, high)``: rows of ``r = scale b - A x``; returns their part of ``r'r``.
+# Terms and sums in fp64 (complex: complex128; 1.0 times an entry) whatever the storage: this is the number that
 # convergence is judged by.
 
 
-@pair(CONTRACT)
-def residual_csr(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
-    """``r = scale b - A x``, ``r'r`` for CSR."""
-    bounds, sums = w.bounds, w.sums
+@inline
+def true_rows_csr(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
+    """Compressed sparse rows."""
     indptr, indices, data = A.indptr, A.indices, A.data
-    for t in prange(sums.shape[0]):
-        zero = 0.0 * x.dtype.type(0)
-        rr = 0.0
-        k = U(indptr[bounds[t]])
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            end = U(indptr[i + ONE])
-            ri = scale * b[i] - row_sum(indices, data, x, k, end, zero)
-            k = end
-            r[i] = ri
-            rr += real_product(ri, ri)
-        sums[t, 0] = rr
-    return total(sums, 0)
+    zero = 0.0 * x.dtype.type(0)
+    rr = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        end = U(indptr[i + ONE])
+        ri = scale * b[i] - row_sum(indices, data, x, k, end, 1.0, zero)
+        k = end
+        r[i] = ri
+        rr += real_product(ri, ri)
+    return rr
 
 
-@pair(CONTRACT)
-def residual_sorted(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
-    """``r = scale b - A x``, ``r'r`` for CSR with rows sorted by length in windows."""
-    bounds, sums = w.bounds, w.sums
+@inline
+def true_rows_sorted(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
+    """Rows sorted by length in windows."""
     indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
-    for t in prange(sums.shape[0]):
-        zero = 0.0 * x.dtype.type(0)
-        rr = 0.0
-        k = U(indptr[bounds[t]])
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            end = U(indptr[i + ONE])
-            row = i - (i & MASK) + U(place[i])
-            ri = scale * b[row] - row_sum(indices, data, x, k, end, zero)
-            k = end
-            r[row] = ri
-            rr += real_product(ri, ri)
-        sums[t, 0] = rr
-    return total(sums, 0)
+    zero = 0.0 * x.dtype.type(0)
+    rr = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        end = U(indptr[i + ONE])
+        row = i - (i & MASK) + U(place[i])
+        ri = scale * b[row] - row_sum(indices, data, x, k, end, 1.0, zero)
+        k = end
+        r[row] = ri
+        rr += real_product(ri, ri)
+    return rr
 
 
-@pair(CONTRACT)
-def residual_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
-    """``r = scale b - A x``, ``r'r`` for diagonals."""
-    bounds, sums = w.bounds, w.sums
+@inline
+def true_rows_dense(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
+    """Dense rows."""
+    values = A.values
+    rr = 0.0
+    for i in range(U(low), U(high)):
+        s = 0.0 * x.dtype.type(0)
+        for j in range(U(x.shape[0])):
+            s += 1.0 * values[i, j] * x[j]
+        ri = scale * b[i] - s
+        r[i] = ri
+        rr += real_product(ri, ri)
+    return rr
+
+
+@inline
+def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
+    """Diagonals."""
     offsets, data = A.offsets, A.data
     n = x.shape[0]
-    for t in prange(sums.shape[0]):
-        rr = 0.0
-        for i in range(bounds[t], bounds[t + 1]):
-            s = 0.0 * x.dtype.type(0)
-            for d in range(offsets.shape[0]):
-                j = i + offsets[d]
-                if 0 <= j < n:
-                    s += data[d, i] * x[j]
-            ri = scale * b[i] - s
-            r[i] = ri
-            rr += real_product(ri, ri)
-        sums[t, 0] = rr
-    return total(sums, 0)
+    rr = 0.0
+    for i in range(low, high):
+        s = 0.0 * x.dtype.type(0)
+        for d in range(offsets.shape[0]):
+            j = i + offsets[d]
+            if 0 <= j < n:
+                s += 1.0 * data[d, i] * x[j]
+        ri = scale * b[i] - s
+        r[i] = ri
+        rr += real_product(ri, ri)
+    return rr
 
 
-@pair(REASSOCIATE)
-def residual_dense(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
-    """``r = scale b - A x``, ``r'r`` for a dense matrix, row by row."""
-    bounds, sums = w.bounds, w.sums
-    values = A.values
-    for t in prange(sums.shape[0]):
-        rr = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            s = 0.0 * x.dtype.type(0)
-            for j in range(U(x.shape[0])):
-                s += values[i, j] * x[j]
-            ri = scale * b[i] - s
-            r[i] = ri
-            rr += real_product(ri, ri)
-        sums[t, 0] = rr
-    return total(sums, 0)
+# The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
+FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "dia": REASSOCIATE}
+
+
+def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
+    """``apply_dot_<name>(A, p, q, w)``: ``q = A p``; returns ``p'q``."""
+
+    def apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
+        bounds, sums = w.bounds, w.sums
+        for t in prange(sums.shape[0]):
+            sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])
+        return total(sums, 0)
+
+    return pair(FLAGS[name])(named(apply_dot, name))
+
+
+def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
+    """``residual_<name>(A, b, scale, x, r, w)``: ``r = scale b - A x``; returns ``r'r``."""
+
+    def residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
+        bounds, sums = w.bounds, w.sums
+        for t in prange(sums.shape[0]):
+            sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
+        return total(sums, 0)
+
+    # Diagonals' residual tests every column index for being inside: nothing to vectorise.
+    return pair(CONTRACT if name == "dia" else FLAGS[name])(named(residual, name))
+
+
+apply_dot_csr = product_kernel("csr", rows_csr)
+apply_dot_sorted = product_kernel("sorted", rows_sorted)
+apply_dot_dense = product_kernel("dense", rows_dense)
+apply_dot_dia = product_kernel("dia", rows_dia)
+residual_csr = residual_kernel("csr", true_rows_csr)
+residual_sorted = residual_kernel("sorted", true_rows_sorted)
+residual_dense = residual_kernel("dense", true_rows_dense)
+residual_dia = residual_kernel("dia", true_rows_dia)
