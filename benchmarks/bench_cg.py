@@ -30,6 +30,7 @@ class Iteration:
 
     params = ([1_000, 30_000, 300_000], ["float32", "float64"], ["csr", "sorted", "dia"])
     param_names = ("n", "dtype", "format")
+    timeout = 180
     iterations = 50
 
     def setup(self, n: int, dtype: str, format: str) -> None:
@@ -76,13 +77,14 @@ class Solve:
 
     params = (["poisson 2-D", "poisson 3-D", "unstructured", "dense"], ["float32", "float64"], [None, "jacobi"])
     param_names = ("problem", "dtype", "M")
+    timeout = 180
 
     def setup(self, problem: str, dtype: str, M: str | None) -> None:
         rng = np.random.default_rng(2)
         A = {
             "poisson 2-D": lambda: cgopt.gallery.poisson((100, 100)),
             "poisson 3-D": lambda: cgopt.gallery.poisson((25, 25, 25)),
-            "unstructured": lambda: cgopt.gallery.unstructured_poisson(10_000, rng=rng),
+            "unstructured": lambda: cgopt.gallery.unstructured_poisson(3_000, rng=rng),
             "dense": lambda: poisson(500).toarray(),
         }[problem]()
         self.A = A.astype(dtype)

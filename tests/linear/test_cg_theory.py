@@ -801,7 +801,7 @@ def test_error_estimate_is_a_lower_bound_of_the_error_four_steps_before(system, 
     A, b = system
     result = cg(np.ldexp(A, c), np.ldexp(b, s), rtol=0.0, maxiter=steps, check=False)
     m = result.iterations
-    x = iterates_of(A, b, m)
+    x = np.ldexp(iterates_of(np.ldexp(A, c), np.ldexp(b, s), m), c - s)
     star = solution(A, b)
     before, after = energy_norm(A, star - x[max(0, m - 4)]), energy_norm(A, star - x[m])
     estimate = result.error_estimate * 2.0 ** (c / 2.0 - s)  # |x|_A scales by s and the root of c

@@ -30,6 +30,7 @@ __all__ = [
     "max_num_threads",
     "multiply",
     "multiply_many",
+    "real_dot",
     "residual",
     "residual_many",
     "run",
@@ -46,6 +47,7 @@ NAMES = {Dense: "dense", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
 
 sum_of_squares = updates.sum_of_squares
+real_dot = products.real_dot
 for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge, loops.select):
     helper(_scalar_helper)
 
