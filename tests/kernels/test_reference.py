@@ -49,7 +49,6 @@ COVER_MANY = [
     ("sorted", F64, F64, THREADED),
     ("dia", F64, F64, SERIAL),
     ("dia", F64, F64, THREADED),
-    ("dia", C64, C64, SERIAL),
 ]
 
 
