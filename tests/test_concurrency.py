@@ -51,6 +51,15 @@ def forking():
         yield
 
 
+def environment():
+    """The environment of a Python that finds cgopt where it was found here."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(cgopt.__file__)))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+
+
 # --- Python threads -----------------------------------------------------------------------------------------
 
 
@@ -185,27 +194,45 @@ def test_forked_child_solves_what_its_parent_solved_with_threads():
     np.testing.assert_array_equal(solver.solve(b).x, expected)  # and the parent goes on with its threads
 
 
-@needs_fork
-def test_fork_in_the_middle_of_a_solve():
+def fork_while_a_thread_solves():
+    """Fork three times while another thread of this process solves; called in a process of its own."""
     A, b = large()
     with (
         cgopt.kernels.cpu.threads._team
     ):  # the serial form, which a child takes: compiled before it is forked
         expected = cgopt.cg(A, b).x
     stop = threading.Event()
+    solved = []
 
     def busy():
         while not stop.is_set():
-            cgopt.cg(A, b)
+            solved.append(cgopt.cg(A, b).converged)
 
-    thread = threading.Thread(target=busy)
+    thread = threading.Thread(target=busy, daemon=True)
     thread.start()
-    try:
-        for _ in range(3):
-            assert run_in_fork(lambda: np.testing.assert_array_equal(cgopt.cg(A, b).x, expected)) == 0
-    finally:
-        stop.set()
-        thread.join()
+    for _ in range(3):
+        assert run_in_fork(lambda: np.testing.assert_array_equal(cgopt.cg(A, b).x, expected)) == 0
+    stop.set()
+    thread.join(PATIENCE / 4)
+    assert not thread.is_alive(), "the fork stopped the other thread"
+    assert solved
+    assert all(solved)
+
+
+@needs_fork
+def test_fork_in_the_middle_of_a_solve():
+    # In a process of its own: what goes wrong here goes wrong by waiting for ever.
+    folder = os.path.dirname(os.path.abspath(__file__))
+    script = f"import sys; sys.path.insert(0, {folder!r}); import test_concurrency as here; "
+    done = subprocess.run(
+        [sys.executable, "-c", script + "here.fork_while_a_thread_solves()"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @needs_fork
@@ -281,11 +308,9 @@ print(solver.solve(b, maxiter=3).status.name, cgopt.cg(cgopt.gallery.poisson(n),
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("shape", ["n", "n, 2"])
 def test_ctrl_c_ends_a_long_solve_within_a_second(shape):
-    root = os.path.dirname(os.path.dirname(os.path.abspath(cgopt.__file__)))
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     child = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED.format(shape=shape)],
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
