@@ -92,6 +92,14 @@ class CGSolver:
         self._lock = threading.RLock()
         self._busy = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Without lock and workspaces, which the copy in another process makes anew.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_spaces", "_busy")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._spaces, self._lock, self._busy = {}, threading.RLock(), False
+
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of A."""

@@ -81,7 +81,8 @@ def solve_one(
     if code == loops.INDEFINITE or code == loops.SINGULAR:
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()
     if shift:
-        np.ldexp(xr, shift, out=xr)
+        with np.errstate(over="ignore", under="ignore"):  # an answer out of range is reported, below
+            np.ldexp(xr, shift, out=xr)
     if not math.isfinite(true) or (shift and not np.isfinite(xr).all()):
         code = loops.NONFINITE
     return CGResult(

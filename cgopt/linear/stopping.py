@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import numpy as np
 from ..arrays import Array
 from ..kernels import loops
 from .workspace import scale_rows
+
+INTERVAL = 0.1  # seconds between two calls of a progress function
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Listeners:
         self.progress, _ = check_callback(progress, "progress")
         self.each_iteration = self.callback is not None
         self.any = self.each_iteration or self.progress is not None
+        self._next = 0.0
 
     def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any) -> bool:
         """Tell them; whether the callback asked for the end.
@@ -126,7 +130,8 @@ class Listeners:
             np.ldexp(np.sqrt(np.atleast_1d(target)), -np.atleast_1d(exponent)),
         ]
         state = IterationState(shown, iteration, *(float(a[0]) if x.ndim == 1 else a.copy() for a in sizes))
-        if self.progress is not None:
+        if self.progress is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + INTERVAL
             self.progress(state)
         if self.callback is None:
             return False

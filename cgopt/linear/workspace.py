@@ -160,6 +160,7 @@ class OnViews:
 
 def scale_rows(x: Array, exponents: Any) -> None:
     """Multiply the rows of x by powers of two, exactly and in place."""
-    for j in np.flatnonzero(exponents):
-        row = np.ascontiguousarray(x[j])
-        x[j] = np.ldexp(real_view(row), int(exponents[j])).view(x.dtype)
+    with np.errstate(over="ignore", under="ignore"):  # what leaves the range becomes infinite, and is reported as such
+        for j in np.flatnonzero(exponents):
+            row = np.ascontiguousarray(x[j])
+            x[j] = np.ldexp(real_view(row), int(exponents[j])).view(x.dtype)

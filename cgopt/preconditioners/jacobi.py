@@ -16,7 +16,8 @@ class Jacobi(Preconditioner):
     """The inverse of the diagonal of A.
 
     Costs nothing to set up and 2 n reads an iteration. It makes the solution independent of the scaling of rows and
-    columns, and is within a factor of n of the best diagonal scaling (van der Sluis, Numer. Math. 14, 1969).
+    columns, and leaves a condition number within a factor of the best diagonal scaling's, namely the largest number of
+    entries in a row (van der Sluis, Numer. Math. 14, 1969).
 
     Parameters
     ----------
