@@ -1,10 +1,8 @@
-"""What cgopt takes: memory in a solve, time and modules at import, room on disk, and rooms from one another."""
+"""What cgopt takes: memory in a solve, time and modules at import, room on disk."""
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -84,20 +82,20 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_solve_allocates_nothing_of_length_n_but_x(case, line):
     dtype, columns, options = CASES[case]
-    solver = cgopt.CGSolver(line.astype(dtype), M=options.get("M"))
+    solver = cgopt.CGSolver(line.astype(dtype), M=options.get("M"), format="csr")
     b = (np.arange(N * columns).reshape(N, columns).squeeze() % 7 - 3.0) * options.get("scale", 1.0)
     b = b.astype(dtype)
     x0 = np.full_like(b, 0.1) if options.get("x0") else None
     peak, result = peak_of(lambda: solver.solve(b, x0))
     assert result.converged
     assert result.x.nbytes == columns * N * np.dtype(dtype).itemsize
-    # not even one byte for each row: a mask would be N
-    assert peak < result.x.nbytes + 0.9 * N
+    # the log of a few iterations, and what Python needs to hold it; a mask would be N bytes
+    assert peak <= result.x.nbytes + 20_000
 
 
 @pytest.mark.usefixtures("_one_thread")
 def test_iterations_allocate_only_their_log(line):
-    solver = cgopt.CGSolver(line)
+    solver = cgopt.CGSolver(line, format="csr")
     b = np.arange(N) % 7 - 3.0
 
     def solve(maxiter):
@@ -110,10 +108,10 @@ def test_iterations_allocate_only_their_log(line):
 
 def test_nbytes_counts_matrix_and_workspace(line):
     solver = cgopt.CGSolver(line)
-    before = solver.nbytes
-    assert before >= 3 * 8 * N  # three diagonals
+    matrix = solver.nbytes
+    assert matrix == 3 * 8 * N + 3 * 8  # three diagonals and their offsets
     solver.solve(np.ones(N), maxiter=1)
-    assert solver.nbytes - before == pytest.approx(4 * 8 * N, rel=0.01)  # r, z, p, q
+    assert 4 * 8 * N <= solver.nbytes - matrix <= 4 * 8 * (N + 16)  # r, z, p, q, to whole cache lines
 
 
 # --- import -------------------------------------------------------------------------------------------------
@@ -126,7 +124,8 @@ import cgopt
 seconds = time.process_time() - start
 import gc
 from numba.core.dispatcher import Dispatcher
-kernels = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and d.py_func.__module__.startswith("cgopt")]
+dispatchers = [d for d in gc.get_objects() if isinstance(d, Dispatcher)]
+kernels = [d for d in dispatchers if d.py_func.__module__.startswith("cgopt")]
 compiled = [d.py_func.__name__ for d in kernels if d.signatures]
 modules = sorted({name.partition(".")[0] for name in sys.modules})
 print(json.dumps([seconds, len(kernels), compiled, modules, "cgopt.gallery" in sys.modules]))
@@ -171,8 +170,10 @@ import numpy as np
 import cgopt
 result = cgopt.cg(4 * np.eye(9) - np.eye(9, k=1) - np.eye(9, k=-1), np.ones(9), rtol=1e-10)
 from numba.core.dispatcher import Dispatcher
-kernels = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and d.py_func.__module__.startswith("cgopt")]
-hits, misses = (sum(sum(getattr(d.stats, name).values()) for d in kernels) for name in ("cache_hits", "cache_misses"))
+dispatchers = [d for d in gc.get_objects() if isinstance(d, Dispatcher)]
+kernels = [d for d in dispatchers if d.py_func.__module__.startswith("cgopt")]
+hits = sum(sum(d.stats.cache_hits.values()) for d in kernels)
+misses = sum(sum(d.stats.cache_misses.values()) for d in kernels)
 print(json.dumps([result.status.name, cgopt.__file__, hits, misses]))
 """
 
@@ -222,7 +223,7 @@ def test_install_where_nothing_can_be_written_works(tmp_path):
             folder.chmod(0o755)
     assert status == "CONVERGED"
     assert Path(file).is_relative_to(root)
-    assert (hits, misses) == (0, 0)  # there is no cache
+    assert hits == 0
     assert files_below(tmp_path) == before
 
 
@@ -241,114 +242,3 @@ print(json.dumps(str(cg_steps("csr", "identity")._forms[0]._cache._impl.locator.
         stamps.append(run_child(script, root))
     assert len(set(stamps)) == 4
     assert run_child(script, root) == stamps[-1]
-
-
-# --- the house ----------------------------------------------------------------------------------------------
-
-FLOORS = {
-    "kernels": 1,
-    "arrays": 1,
-    "status": 1,
-    "operators": 2,
-    "nn": 2,
-    "linear": 3,
-    "preconditioners": 3,
-    "optimize": 4,
-}
-BESIDE = {
-    "gallery",
-    "testing",
-    "cli",
-    "demo",
-    "__main__",
-    "__init__",
-}  # these use the floors, which know nothing of them
-COMPILERS = {"numba", "llvmlite", "cupy", "cupyx"}
-
-
-def imports_of(path, package):
-    """Absolute names of the modules that a file imports, in its functions too."""
-    parts = [package.name, *path.relative_to(package).with_suffix("").parts]
-    here = parts[:-1]  # of `a/b.py` and of `a/__init__.py` alike, the package is `a`
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = here[: len(here) + 1 - node.level] if node.level else []
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{stem}.{alias.name}" for alias in node.names)
-
-
-def sources(package):
-    return sorted(p for p in package.rglob("*.py") if "__pycache__" not in p.parts)
-
-
-def packages():
-    """cgopt, and cgopt_rl where it is."""
-    rl = importlib.util.find_spec("cgopt_rl")
-    return [PACKAGE, *([Path(rl.origin).resolve().parent] if rl and rl.origin else [])]
-
-
-def room_of(module):
-    """The room of cgopt that a module belongs to; None for other packages."""
-    parts = module.split(".")
-    if parts[0] != "cgopt":
-        return None
-    known = len(parts) > 1 and (parts[1] in FLOORS or parts[1] in BESIDE)
-    return parts[1] if known else "__init__"
-
-
-def edges():
-    """From room to room: {(importing, imported): a file that does so}."""
-    out = {}
-    for path in sources(PACKAGE):
-        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        for module in imports_of(path, PACKAGE):
-            target = room_of(module)
-            if target is not None and target != room:
-                out[room, target] = str(path.relative_to(PACKAGE.parent))
-    return out
-
-
-def test_every_room_has_a_floor():
-    rooms = {p.relative_to(PACKAGE).with_suffix("").parts[0] for p in sources(PACKAGE)}
-    assert rooms <= FLOORS.keys() | BESIDE
-
-
-def test_rooms_import_from_below():
-    found = edges()
-    assert ("linear", "kernels") in found  # or the scan would be blind
-    wrong = {
-        edge: file
-        for edge, file in found.items()
-        if edge[0] in FLOORS and (edge[1] not in FLOORS or FLOORS[edge[1]] > FLOORS[edge[0]])
-    }
-    assert wrong == {}
-
-
-def test_rooms_do_not_import_in_circles():
-    below = {}
-    for room, target in edges():
-        if room in FLOORS:
-            below.setdefault(room, set()).add(target)
-    while below:
-        free = [room for room, targets in below.items() if not targets & below.keys()]
-        assert free, f"a circle among {sorted(below)}"
-        for room in free:
-            del below[room]
-
-
-def test_only_kernels_know_the_compilers():
-    found = {}
-    for package in packages():
-        for path in sources(package):
-            names = {module.partition(".")[0] for module in imports_of(path, package)} & COMPILERS
-            if names:
-                found[str(path.relative_to(package.parent))] = names
-    assert any("kernels" in Path(file).parts for file in found)  # or the scan would be blind
-    assert {file: names for file, names in found.items() if "kernels" not in Path(file).parts} == {}
-
-
-def test_the_front_end_is_above():
-    for path in sources(PACKAGE):
-        assert not any(module.partition(".")[0] == "cgopt_rl" for module in imports_of(path, PACKAGE)), path

@@ -197,9 +197,7 @@ def test_forked_child_solves_what_its_parent_solved_with_threads():
 def fork_while_a_thread_solves():
     """Fork three times while another thread of this process solves; called in a process of its own."""
     A, b = large()
-    with (
-        cgopt.kernels.cpu.threads._team
-    ):  # the serial form, which a child takes: compiled before it is forked
+    with cgopt.kernels.cpu.threads._team:  # compiles the serial form, which a child takes, before the fork
         expected = cgopt.cg(A, b).x
     stop = threading.Event()
     solved = []
@@ -291,7 +289,7 @@ import cgopt
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell starts in background
 n = 200_000
-solver = cgopt.CGSolver(cgopt.gallery.poisson(n))
+solver = cgopt.CGSolver(cgopt.gallery.poisson(n), format="csr")
 b = np.random.default_rng(0).standard_normal(({shape}))
 solver.solve(b, maxiter=2)
 print("solving", flush=True)
@@ -301,7 +299,8 @@ except KeyboardInterrupt:
     print("interrupted", time.monotonic(), flush=True)
 small = np.ones(100)
 print(cgopt.cg(cgopt.gallery.poisson(100), small).status.name)
-print(solver.solve(b, maxiter=3).status.name, cgopt.cg(cgopt.gallery.poisson(n), b, maxiter=3).status.name)
+again = cgopt.CGSolver(cgopt.gallery.poisson(n), format="csr")
+print(solver.solve(b, maxiter=3).status.name, again.solve(b, maxiter=3).status.name)
 """
 
 

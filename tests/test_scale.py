@@ -142,9 +142,7 @@ def test_scaling_in_float32(a_exponent, b_exponent, M):
 
 @pytest.mark.parametrize(("a_exponent", "b_exponent"), [(-100, 664), (996, 996), (-280, 310)])
 def test_scaling_of_complex_systems(a_exponent, b_exponent):
-    A = POISSON.toarray() + 0j
-    A[np.arange(N - 2), np.arange(2, N)] += 0.01j
-    A[np.arange(2, N), np.arange(N - 2)] -= 0.01j
+    A = POISSON + 0.01j * (sp.eye_array(N, k=2) - sp.eye_array(N, k=-2))
     b = RHS + 1j * START
     plain = cg(A, b, rtol=1e-8)
     moved = cg(A * 2.0**a_exponent, b * 2.0**b_exponent, rtol=1e-8)
@@ -409,7 +407,7 @@ def test_tolerance_near_what_rounding_allows_is_met(seed, columns):
         cgopt.gallery.poisson(n, dtype=np.float32),
         np.random.default_rng(seed).standard_normal(n).astype("f"),
     )
-    result = cg(A, b if columns == 1 else np.stack([b, b[::-1]], 1), rtol=1e-3)
+    result = cg(A, b if columns == 1 else np.stack([b, b[::-1]], 1), rtol=1e-3, format="csr")
     for right, column in zip((b, b[::-1]), result.columns if columns == 2 else [result], strict=False):
         assert column.status is Status.CONVERGED
         assert column.iterations < 2 * n
@@ -420,8 +418,8 @@ def test_tolerance_near_what_rounding_allows_is_met(seed, columns):
 @pytest.mark.parametrize("format", ["csr", "sorted", "dia", "dense"])
 def test_residual_of_a_float32_solve_is_summed_in_double(format):
     # residual_norm is the number that convergence is judged by: at the limit of float32 it must still be one
-    A = (POISSON * 1.1 + sp.eye_array(N) / 7).astype(np.float32)
-    b = RHS.astype(np.float32)
+    A = (POISSON[:100, :100] * 1.1 + sp.eye_array(100) / 7).astype(np.float32)
+    b = RHS[:100].astype(np.float32)
     result = cg(A, b, rtol=1e-7, maxiter=1000, format=format)
     residual, _, e = true_residual(A, result.x, b)
     assert math.ldexp(result.residual_norm, -e) == pytest.approx(residual, rel=1e-7)

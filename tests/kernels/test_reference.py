@@ -48,7 +48,7 @@ COVER_MANY = [
     ("sorted", F64, F64, SERIAL),
     ("sorted", F64, F64, THREADED),
     ("dia", F64, F64, SERIAL),
-    ("dia", F64, F64, THREADED),
+    pytest.param(("dia", F64, F64, THREADED), marks=pytest.mark.long),  # ten seconds of compilation
 ]
 
 
