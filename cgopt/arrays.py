@@ -29,19 +29,28 @@ def from_foreign(a: Any, name: str) -> Array:
     TypeError
         If the array lies on a device, or cannot be exported (a torch tensor that requires a gradient).
     """
-    device = getattr(a, "__dlpack_device__", lambda: (1, 0))()
-    if int(device[0]) not in (1, 3):  # kDLCPU, kDLCUDAHost
-        raise TypeError(
-            f"{name} lies on a device ({getattr(a, 'device', device)}); this solver works in host memory: "
-            f"pass {name}.cpu()"
-        )
     try:
-        return np.from_dlpack(a)
-    except (BufferError, RuntimeError, TypeError) as error:
+        device = a.__dlpack_device__() if hasattr(a, "__dlpack_device__") else (1, 0)
+        if int(device[0]) in (1, 3):  # kDLCPU, kDLCUDAHost
+            return np.from_dlpack(a)
+    except Exception as error:  # the libraries raise what they like: BufferError, RuntimeError, ValueError, TypeError
         raise TypeError(
-            f"{name} of type {type(a).__name__} could not be viewed through DLPack ({error}); "
-            f"for a torch tensor pass {name}.detach()"
+            f"{name} of type {type(a).__name__} could not be viewed through DLPack ({error}): {_remedy(a, name)}"
         ) from error
+    raise TypeError(
+        f"{name} lies on a device ({getattr(a, 'device', device)}); this solver works in host memory: pass {name}.cpu()"
+    )
+
+
+def _remedy(a: Any, name: str) -> str:
+    """What to do about a foreign array that cannot be exported."""
+    if "sparse" in str(getattr(a, "layout", "")):
+        return f"pass {name}.to_sparse_csr()"
+    if getattr(a, "requires_grad", False):
+        return f"pass {name}.detach()"
+    if callable(getattr(a, "is_conj", None)) and a.is_conj():
+        return f"pass {name}.resolve_conj()"
+    return f"pass {name} as a NumPy array, or with entries of type float32 or float64 in host memory"
 
 
 def like(x: Array, model: Any) -> Any:

@@ -144,8 +144,9 @@ def judge(true: float, event: int, s: Any) -> tuple[int, bool]:
     if event == STOOD_STILL:
         s[STILL] = 0.0
         s[PATIENCE] *= 2.0
-    # The recursion has lost touch with the truth: its directions are of no use any more.
-    return RUNNING, true > 4.0 * recursive
+    # The next direction is conjugate only if p'r = r'z. Where the residual that replaces the recursive one differs by
+    # more than a little, keeping p would carry the mismatch on from step to step, with every alpha too large.
+    return RUNNING, event != DRIFTED or abs(true - recursive) > 1e-3 * recursive
 
 
 def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ from ..operators.check import require_hermitian
 from ..preconditioners import Jacobi, as_preconditioner
 from .many import solve_many
 from .one import solve_one
+from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_maxiter, check_tolerance
 from .workspace import System, Workspace
 
@@ -82,12 +83,12 @@ class CGSolver:
         if isinstance(self.operator, MatrixOperator) and self.operator.bad_row >= 0:
             M = None  # A is not positive definite: solve() will say so, whatever M is
         self.preconditioner = as_preconditioner(M, self.operator)
-        norm = 0.0
-        if check:
-            norm = require_hermitian(self.operator, "A")
+        norm, exponent, scale_m = 0.0, 0, None
+        if check and self.shape[0] > 0:
+            norm, exponent = require_hermitian(self.operator, "A")
             if self.preconditioner is not None and not isinstance(self.preconditioner, Jacobi):
-                require_hermitian(self.preconditioner, "M")
-        self._system = System(self.operator, self.preconditioner, norm)
+                scale_m = require_hermitian(self.preconditioner, "M")[1] + getattr(self.preconditioner, "exponent", 0)
+        self._system = System(self.operator, self.preconditioner, norm, exponent, scale_m)
         self._spaces: dict[Any, Workspace] = {}
         self._lock = threading.RLock()
         self._busy = False
@@ -150,9 +151,13 @@ class CGSolver:
         listeners = Listeners(callback, progress)
         many = rhs.ndim == 2 and rhs.shape[1] != 1
         start = self._start_vector(x0, rhs)
-        dtype = self.dtype
-        if rhs.dtype != dtype or start is not None:
-            dtype = np.result_type(dtype, rhs.dtype, *(() if start is None else (start.dtype,)))
+        dtype = self.dtype if rhs.dtype == self.dtype else np.result_type(self.dtype, rhs.dtype)
+        if start is not None:
+            if start.dtype.kind == "c" and dtype.kind != "c":
+                raise TypeError("x0 is complex but A and b are real; pass its real part")
+            start = start.astype(dtype, copy=False)
+        if rhs.size == 0:
+            return nothing_to_solve(rhs, dtype, many)
         rhs = np.ascontiguousarray(rhs if many else rhs.reshape(n), dtype=dtype)
         with self._lock:
             if self._busy:
@@ -229,7 +234,7 @@ def cg(
     b : (n,), (n, 1) or (n, k) array
         Right-hand side; k of them are solved at once, with one pass over A an iteration and a status for each.
     x0 : array of b's shape, optional
-        Initial guess; not overwritten. Zero by default.
+        Initial guess; not overwritten. Zero by default, and where the guess's residual overflows.
     rtol, atol : float
         Converged when ``norm(b - A x) <= max(rtol * norm(b), atol)``, the residual computed from x.
     maxiter : int, optional

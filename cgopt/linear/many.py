@@ -11,7 +11,7 @@ from ..kernels import cpu, loops
 from ..status import OF_CODE
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
-from .workspace import PATIENCE, System, Workspace, scale_rows
+from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
 
 
 def solve_many(
@@ -39,10 +39,14 @@ def solve_many(
         nonzero = np.flatnonzero(norms)  # A x = 0 has the solution 0, whatever the guess, as in SciPy
         x[nonzero] = start.T[nonzero]
         scale_rows(x, -shifts)
-        cpu.residual_many(layout, right, x, r, rr, nonzero, w)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cpu.residual_many(layout, right, x, r, rr, nonzero, w)
+        far = ~np.isfinite(rr)  # a guess that far away is worth nothing
+        x[far], r[far], rr[far] = 0.0, right[far], norms[far] ** 2
     else:
         r[...] = right
-    targets = np.maximum(goal.rtol * norms, goal.atol * 2.0**exponents) ** 2
+    with np.errstate(over="ignore"):
+        targets = np.maximum(goal.rtol * norms, goal.atol * 2.0**exponents) ** 2
     S[:] = 0.0
     S[:, loops.RR] = S[:, loops.BEST] = rr
     S[:, loops.TARGET], S[:, loops.UNIT], S[:, loops.NORM_A] = targets, space.unit, system.norm
@@ -73,7 +77,7 @@ def solve_many(
         iterations += done
         logs.append(space.log[:done].copy())
         if listeners.any and done:
-            stopped = listeners.stop(x.T, shifts, iterations, logs[-1][-1], targets, exponents)
+            stopped = listeners.stop(x.T, shifts, iterations, logs[-1][-1], targets, exponents, system.ritz_exponent)
     log = np.concatenate(logs) if logs else space.log[:0]
     true = S[:, loops.RR].copy()
     unsure = np.flatnonzero((codes != loops.CONVERGED) & (codes != loops.STAGNATED))
@@ -81,7 +85,15 @@ def solve_many(
         cpu.residual_many(layout, right, x, r, true, unsure, w)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
+    solved = x.copy() if shifts.any() else x
     scale_rows(x, shifts)
+    if shifts.any():
+        kept = x.copy()
+        scale_rows(kept, -shifts)
+        lost = np.flatnonzero((kept != solved).any(axis=1))  # below the smallest number, or above the largest
+        if lost.size:
+            cpu.residual_many(layout, right, kept, r, true, lost, w)
+            codes[(codes == loops.CONVERGED) & ~(true <= targets)] = loops.STAGNATED
     codes[~(np.isfinite(true) & np.isfinite(x).all(axis=1))] = loops.NONFINITE
 
     columns = []
@@ -97,10 +109,10 @@ def solve_many(
                 x[j],
                 OF_CODE[int(codes[j])],
                 count,
-                math.ldexp(math.sqrt(true[j]), -int(exponents[j])),
+                times_power(math.sqrt(true[j]), -int(exponents[j])),
                 log[:count, j].copy(),
                 (float(rr[j]), float(S[j, loops.RZ0])),
-                (system.exponent, int(exponents[j])),
+                (system.exponent, int(exponents[j]), system.ritz_exponent),
                 direction,
             )
         )

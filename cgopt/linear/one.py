@@ -11,7 +11,7 @@ from ..kernels import cpu, loops
 from ..status import OF_CODE, Status
 from .result import CGResult
 from .stopping import Goal, Listeners
-from .workspace import PATIENCE, System, Workspace
+from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
 
 
 def solve_one(
@@ -46,12 +46,15 @@ def solve_one(
     if start is not None:
         x[...] = start
         if shift:
-            np.ldexp(xr, -shift, out=xr)
-        rr = cpu.residual(layout, b, scale, x, r, w)
-    else:
+            scale_rows(x[None, :], [-shift])
+        with np.errstate(over="ignore", invalid="ignore"):
+            rr = cpu.residual(layout, b, scale, x, r, w)
+    if start is None or not math.isfinite(rr):  # (a guess that far away is worth nothing)
+        x[...] = 0.0
         np.multiply(b, b.dtype.type(scale), out=r)
         rr = norm * norm
-    target = max(goal.rtol * norm, goal.atol * scale) ** 2
+    tolerance = max(goal.rtol * norm, goal.atol * scale)
+    target = tolerance * tolerance
     s[:] = 0.0
     s[loops.RR] = s[loops.BEST] = rr
     s[loops.TARGET], s[loops.UNIT], s[loops.NORM_A] = target, space.unit, system.norm
@@ -69,7 +72,11 @@ def solve_one(
         )
         iterations += done
         logs.append(space.log[:done].copy())
-        if listeners.any and done and listeners.stop(x, shift, iterations, logs[-1][-1:], target, exponent):
+        if (
+            listeners.any
+            and done
+            and listeners.stop(x, shift, iterations, logs[-1][-1:], target, exponent, system.ritz_exponent)
+        ):
             code = loops.STOPPED if code == loops.RUNNING else code
 
     true = s[loops.RR]
@@ -81,17 +88,22 @@ def solve_one(
     if code == loops.INDEFINITE or code == loops.SINGULAR:
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()
     if shift:
-        with np.errstate(over="ignore", under="ignore"):  # an answer out of range is reported, below
-            np.ldexp(xr, shift, out=xr)
+        solved = x.copy()
+        scale_rows(x[None, :], [shift])
+        kept = x[None, :].copy()
+        scale_rows(kept, [-shift])
+        if not np.array_equal(kept[0], solved):  # digits were lost below the smallest number, or above the largest
+            true = cpu.residual(layout, b, scale, kept[0], r, w)
+            code = loops.STAGNATED if code == loops.CONVERGED and not true <= target else code
     if not math.isfinite(true) or (shift and not np.isfinite(xr).all()):
         code = loops.NONFINITE
     return CGResult(
         x,
         OF_CODE[code],
         iterations,
-        math.ldexp(math.sqrt(true), -exponent),
+        times_power(math.sqrt(true), -exponent),
         logs[0] if len(logs) == 1 else np.concatenate(logs) if logs else space.log[:0],
         (rr, s[loops.RZ0]),
-        (system.exponent, exponent),
+        (system.exponent, exponent, system.ritz_exponent),
         direction,
     )

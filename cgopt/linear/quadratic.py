@@ -125,6 +125,6 @@ def minimize_quadratic(
         first = np.zeros_like(x) if x0 is None else np.asarray(x0, dtype=x.dtype)
         path = np.array([first, *iterates])
         # x_{k+1} - x_k = alpha_k p_k
-        alpha = solve._log[:, 2]
+        alpha = solve.step_lengths
         directions = np.diff(path, axis=0) / alpha[:, None] if alpha.size else np.empty((0, x.size), x.dtype)
     return QuadraticResult(x, fun, solve.status, solve.iterations, solve.residual_norm, directions, path, solve)

@@ -53,7 +53,7 @@ class CGResult:
         residual_norm: float,
         log: Array,
         start: tuple[float, float],
-        exponents: tuple[int, int] = (0, 0),
+        exponents: tuple[int, int, int] = (0, 0, 0),
         negative_curvature: Array | None = None,
     ) -> None:
         self.x = x
@@ -77,7 +77,8 @@ class CGResult:
     def history(self) -> Array:
         """Residual norms from iteration 0 on."""
         squares = np.concatenate(([self._start[0]], self._log[:, loops.LOG_RR]))
-        norms: Array = np.ldexp(np.sqrt(squares), -self._final[1])
+        with np.errstate(over="ignore", under="ignore"):  # the norm of a vector may be out of its entries' range
+            norms: Array = np.ldexp(np.sqrt(squares), -self._final[1])
         return norms
 
     @property
@@ -88,13 +89,19 @@ class CGResult:
     def _beta(self) -> Array:
         return self._log[:, loops.LOG_BETA]
 
+    @property
+    def step_lengths(self) -> Array:
+        """The step length alpha of each iteration, (iterations,)."""
+        lengths: Array = np.ldexp(self._alpha, self._final[2])
+        return lengths
+
     @cached_property
     def ritz_values(self) -> Array:
         """The smallest and the largest Ritz value, (2,): of A, or of M A when preconditioned.
 
         They lie inside the spectrum. Empty when there was no iteration.
         """
-        return np.ldexp(lanczos.ritz_values(self._alpha, self._beta, extreme=True), -self._final[0])
+        return np.ldexp(lanczos.ritz_values(self._alpha, self._beta, extreme=True), -self._final[2])
 
     @cached_property
     def condition_estimate(self) -> float:
@@ -105,7 +112,7 @@ class CGResult:
     def error_estimate(self) -> float:
         """Lower bound of ``|x* - x_k|_A``, k four iterations before the end (Hestenes and Stiefel 1952)."""
         rz = np.concatenate(([self._start[1]], self._log[:, loops.LOG_RZ]))[:-1]
-        matrix, side = self._final
+        matrix, side, _ = self._final
         return float(np.ldexp(lanczos.error_lower_bound(self._alpha, rz), -side) * 2.0 ** (matrix / 2))
 
     def __iter__(self) -> Iterator[Any]:
@@ -122,6 +129,15 @@ class CGResult:
             f"{type(self).__name__}({self.status.name}, iterations={self.iterations}, "
             f"residual_norm={self.residual_norm:.3e})\n  {self.status.value}"
         )
+
+
+def nothing_to_solve(b: Array, dtype: Any, many: bool) -> CGResult | ManyResult:
+    """The answer to a system without unknowns, or to no right-hand side at all: solved, by nothing."""
+    log = np.empty((0, loops.LOG_COLUMNS))
+    x = np.zeros(b.shape if many else b.shape[0], dtype)
+    columns = x.T if many else [x]
+    results = [CGResult(column, Status.CONVERGED, 0, 0.0, log, (0.0, 0.0)) for column in columns]
+    return ManyResult(x, results) if many else results[0]
 
 
 class ManyResult:

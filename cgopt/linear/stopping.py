@@ -106,7 +106,7 @@ class Listeners:
         self.any = self.each_iteration or self.progress is not None
         self._next = 0.0
 
-    def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any) -> bool:
+    def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell them; whether the callback asked for the end.
 
         Parameters
@@ -117,18 +117,21 @@ class Listeners:
             The last row of the log.
         target : float or (k,) array
             Square of the norm to reach, of ``2**exponent b``.
+        unit : int
+            Step lengths are ``2**unit`` times those of the log.
         """
         if np.any(shift):
             x = x.copy()
             scale_rows(np.atleast_2d(x.T), np.atleast_1d(shift))
         shown = x.view()
         shown.flags.writeable = False
-        sizes = [
-            np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.atleast_1d(exponent)),
-            last[:, loops.LOG_ALPHA],
-            last[:, loops.LOG_BETA],
-            np.ldexp(np.sqrt(np.atleast_1d(target)), -np.atleast_1d(exponent)),
-        ]
+        with np.errstate(over="ignore", under="ignore"):
+            sizes = [
+                np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.atleast_1d(exponent)),
+                np.ldexp(last[:, loops.LOG_ALPHA], unit),
+                last[:, loops.LOG_BETA],
+                np.ldexp(np.sqrt(np.atleast_1d(target)), -np.atleast_1d(exponent)),
+            ]
         state = IterationState(shown, iteration, *(float(a[0]) if x.ndim == 1 else a.copy() for a in sizes))
         if self.progress is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + INTERVAL

@@ -10,7 +10,8 @@ import numpy as np
 from ..arrays import Array, first_nonfinite, real_view
 from ..kernels import cpu, loops
 from ..kernels.layouts import Work
-from ..operators import MatrixOperator, Operator
+from ..operators import MatrixOperator, Operator, Scaled
+from ..operators.matrices import extreme_exponent
 from ..preconditioners import Jacobi
 
 SLICE = 1024  # iterations between two looks at the outside world, at the most
@@ -18,7 +19,7 @@ SLICE_BYTES = 200_000_000  # and bytes: about a tenth of a second on one slow co
 PATIENCE = 64.0  # iterations in a row whose steps vanish in the rounding of x before the true residual is asked
 
 # b is multiplied by a power of two if its norm lies outside these, so that r'r neither overflows nor vanishes.
-SAFE_NORM = {"f": (1e-12, 1e18), "d": (1e-100, 1e100)}
+SAFE_NORM = {"f": (1e-12, 1e18), "d": (1e-40, 1e40)}
 
 
 class System:
@@ -36,12 +37,19 @@ class System:
         First row with a diagonal entry that is not positive, or -1.
     """
 
-    def __init__(self, operator: Operator, preconditioner: Operator | None, norm_estimate: float) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        preconditioner: Operator | None,
+        norm_estimate: float,
+        exponent: int,
+        exponent_m: int | None,
+    ) -> None:
         self.operator, self.preconditioner = operator, preconditioner
         self.n = operator.shape[0]
         self.dtype = operator.dtype
-        self.layout: Any = operator
-        self.exponent, self.norm, self.bad_row = 0, norm_estimate, -1
+        self.layout: Any = Scaled(operator, 2.0**exponent) if exponent else operator
+        self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
         self.shares: tuple[int, int, Any] = (self.n, 8 * self.n, None)  # eight entries a row: a guess
         if isinstance(operator, MatrixOperator):
             self.layout, self.exponent = operator.layout, operator.exponent
@@ -53,6 +61,15 @@ class System:
             self.kind = "identity"
         elif isinstance(preconditioner, Jacobi):
             self.kind = "diagonal"
+            stored = preconditioner.inverse_diagonal
+            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max()), stored.dtype)
+        # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
+        self.exponent_m = -self.exponent if exponent_m is None else exponent_m
+
+    @property
+    def ritz_exponent(self) -> int:
+        """The exponent that Ritz values carry, and step lengths with the opposite sign: that of A, or of M A."""
+        return self.exponent + (0 if self.kind == "identity" else self.exponent_m)
 
     def traffic(self, itemsize: int, columns: int = 1) -> int:
         """Bytes that one iteration moves, a store to a line that was not read counted twice."""
@@ -108,9 +125,9 @@ class Workspace:
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner
         if isinstance(M, Jacobi):
-            inverse = np.ldexp(M.inverse_diagonal, -system.exponent).astype(self.Vr.dtype)
+            inverse = np.ldexp(M.inverse_diagonal, M.exponent + system.exponent_m).astype(self.Vr.dtype)
             return np.repeat(inverse, 2) if doubled else inverse
-        return None if M is None else OnViews(M, self.dtype, -system.exponent)
+        return None if M is None else OnViews(M, self.dtype, system.exponent_m)
 
     @property
     def nbytes(self) -> int:
@@ -136,11 +153,12 @@ class Workspace:
         if largest == 0.0:
             return 0.0, 0
         exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
-        return float(np.linalg.norm(np.ldexp(real.astype(np.float64), exponent))), exponent
+        scaled = np.ldexp(real, exponent)
+        return math.sqrt(cpu.run(cpu.sum_of_squares, self.work_real, scaled, self.work_real)), exponent
 
 
 class OnViews:
-    """A preconditioner for vectors that come as real views, scaled as A is."""
+    """A preconditioner for vectors that come as real views, times a power of two."""
 
     def __init__(self, M: Operator, dtype: np.dtype[Any], exponent: int) -> None:
         self.M, self.dtype, self.exponent = M, dtype, exponent
@@ -156,6 +174,14 @@ class OnViews:
         Z = self.M.matmat(np.ascontiguousarray(R.view(self.dtype)[act].T))
         scale_rows(Z.T, np.full(act.size, self.exponent))
         out.view(self.dtype)[act] = Z.T
+
+
+def times_power(value: float, exponent: int) -> float:
+    """``value 2^exponent``, infinite where that is too large."""
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
 
 
 def scale_rows(x: Array, exponents: Any) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, real_view
 from ..kernels import cpu
 from .base import Operator
-from .matrices import MatrixOperator
+from .matrices import MatrixOperator, extreme_exponent
 
 
 def probe_vectors(n: int, dtype: np.dtype, count: int = 2) -> Array:
@@ -22,7 +22,7 @@ def probe_vectors(n: int, dtype: np.dtype, count: int = 2) -> Array:
     return out
 
 
-def asymmetry(A: Operator) -> tuple[float, float]:
+def asymmetry(A: Operator) -> tuple[float, float, int]:
     """How far A is from Hermitian, by one pair of vectors.
 
     Returns
@@ -31,7 +31,9 @@ def asymmetry(A: Operator) -> tuple[float, float]:
         ``|Re v'Au - Re u'Av| / (|A u| |v| + |A v| |u|) * sqrt(n)``: about ``|A - A'|_F / |A|_F``, since the form of a
         random pair has the size of a Frobenius norm. Rounding gives some units of roundoff.
     norm : float
-        ``max |A u| / |u|``: an estimate of the size of A.
+        ``max |A u| / |u|`` times ``2**exponent``: an estimate of the size of A.
+    exponent : int
+        0, unless the products are so large or small that their squares would leave the range.
     """
     n = A.shape[0]
     u, v = probe_vectors(n, A.dtype)
@@ -44,31 +46,34 @@ def asymmetry(A: Operator) -> tuple[float, float]:
 
     with np.errstate(all="ignore"):
         Au, Av = product(u), product(v)
+        exponent = extreme_exponent(float(np.max(np.abs(real_view(Au)))), A.dtype)
+        if exponent:
+            Au, Av = (np.ldexp(real_view(w), exponent).view(w.dtype) for w in (Au, Av))
         norm_u, norm_v, norm_Au, norm_Av = (float(np.sqrt(dot(w, w))) for w in (u, v, Au, Av))
         gap = abs(dot(v, Au) - dot(u, Av))
         scale = norm_Au * norm_v + norm_Av * norm_u
     norm = max(norm_Au / norm_u, norm_Av / norm_v)
     if not np.isfinite(scale):
-        return float("nan"), norm
-    return (gap / scale * float(np.sqrt(n)) if scale > 0.0 else 0.0), norm
+        return float("nan"), norm, exponent
+    return (gap / scale * float(np.sqrt(n)) if scale > 0.0 else 0.0), norm, exponent
 
 
-def require_hermitian(A: Operator, name: str) -> float:
-    """Refuse an operator that is not Hermitian; return an estimate of its norm.
+def require_hermitian(A: Operator, name: str) -> tuple[float, int]:
+    """Refuse an operator that is not Hermitian; return norm and exponent as `asymmetry` does.
 
     Raises
     ------
     ValueError
         If the asymmetry is above the square root of the unit roundoff.
     """
-    relative, norm = asymmetry(A)
+    relative, norm, exponent = asymmetry(A)
     if np.isnan(relative):
         raise ValueError(f"{name} returned NaN or infinity for a finite vector; its products must be finite")
     if relative > np.sqrt(np.finfo(A.dtype).eps):
-        kind = "Hermitian" if A.dtype.kind == "c" else "symmetric"
+        kind, adjoint = ("Hermitian", "conj().T") if A.dtype.kind == "c" else ("symmetric", "T")
         raise ValueError(
             f"{name} is not {kind}: for two random vectors u'({name} v) and v'({name} u) differ by {relative:.1e} of "
             f"their size. Conjugate gradients need a {kind} matrix: solve with another method, or use "
-            f"({name} + {name}.T) / 2 if the difference is an artefact; check=False switches this test off"
+            f"({name} + {name}.{adjoint}) / 2 if the difference is an artefact; check=False switches this test off"
         )
-    return norm
+    return norm, exponent

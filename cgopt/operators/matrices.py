@@ -16,7 +16,7 @@ from .base import Operator
 
 # A matrix whose largest entry lies outside these is multiplied by a power of two, exactly, so that neither its
 # products with vectors of size one overflow nor the products' squares vanish.
-SAFE_EXPONENT = {"f": 40, "d": 300}  # complex: by the type of its parts
+SAFE_EXPONENT = {"f": 40, "d": 100}  # complex: by the type of its parts
 
 
 def _scan(layout: CSR | Dense) -> Any:
@@ -29,8 +29,10 @@ def _row_of(layout: CSR | Dense, entry: int) -> int:
     return int(np.searchsorted(layout.indptr, entry, side="right")) - 1
 
 
-def _exponent(largest: float, dtype: Any) -> int:
+def extreme_exponent(largest: float, dtype: Any) -> int:
     """The power of two that brings extreme entries to about one; 0 for ordinary ones."""
+    if not np.isfinite(largest):
+        return 0
     exponent = int(np.frexp(largest)[1])
     return 0 if abs(exponent) <= SAFE_EXPONENT[dtype.char.lower()] else -exponent
 
@@ -81,7 +83,7 @@ class MatrixOperator(Operator):
             raise ValueError(
                 f"{name} holds NaN or infinity, first in row {_row_of(layout, bad_entry)}; all must be finite"
             )
-        self.exponent = _exponent(largest, self.dtype)
+        self.exponent = extreme_exponent(largest, self.dtype)
         if self.exponent:
             field = "values" if isinstance(layout, Dense) else "data"
             stored = np.ascontiguousarray(getattr(layout, field))
@@ -124,9 +126,14 @@ class MatrixOperator(Operator):
         out[...] = product.T
         self._unscale(out)
 
+    def stored_diagonal(self) -> Array:
+        """The diagonal as stored, ``2**exponent`` times A's, (n,)."""
+        stored: Array = cpu.diagonal(self.layout, self.shape[0])
+        return stored
+
     def diagonal(self) -> Array:
         """The diagonal, (n,)."""
-        unit = cpu.diagonal(self.layout, self.shape[0])
+        unit = self.stored_diagonal()
         self._unscale(unit)
         return unit
 
@@ -247,6 +254,9 @@ def as_operator(
     """
     if isinstance(A, Operator):
         return A
+    given = sp.issparse(A) or isinstance(A, (np.ndarray, list, tuple)) or is_foreign(A) or hasattr(A, "crow_indices")
+    if format is not None and not given:
+        raise ValueError(f"format={format!r} is for sparse matrices, and {name} is a {type(A).__name__}; leave it open")
     if isinstance(A, type):
         raise TypeError(f"{name} is the class {A.__name__}, not an object of it")
     if sp.issparse(A) or isinstance(A, np.ndarray):

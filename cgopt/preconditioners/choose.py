@@ -46,6 +46,8 @@ def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
             f"{name} is one-dimensional; for a diagonal preconditioner pass preconditioners.Jacobi(diagonal)"
         )
     operator = as_operator(M, n=A.shape[0], dtype=A.dtype, name=name)
+    if operator.dtype.kind == "c" and A.dtype.kind != "c":
+        raise TypeError(f"{name} is complex but A is real; pass its real part, or A as a complex matrix")
     if operator.shape != A.shape:
         raise ValueError(f"{name} has shape {operator.shape}, but A has shape {A.shape}; they must agree")
     return operator

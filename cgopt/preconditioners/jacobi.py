@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
-from ..operators import as_operator
+from ..arrays import Array, real_view
+from ..operators import MatrixOperator, as_operator
 from .base import Preconditioner, real_positive
 
 
@@ -41,10 +41,16 @@ class Jacobi(Preconditioner):
 
     def __init__(self, A: Any) -> None:
         start = time.perf_counter()
+        # The inverse is 2^exponent times what is stored: of a matrix whose entries are extreme, the stored form of
+        # which is multiplied by a power of two, the inverse itself may be out of range.
+        self.exponent = 0
         if isinstance(A, np.ndarray) and A.ndim == 1:
             diagonal = A
         else:
-            known = as_operator(A).diagonal()
+            operator = as_operator(A)
+            known = operator.diagonal()
+            if isinstance(operator, MatrixOperator):
+                known, self.exponent = operator.stored_diagonal(), operator.exponent
             if known is None:
                 raise TypeError(
                     "A does not tell its diagonal; give it a `diagonal` method, or pass the diagonal as an (n,) array"
@@ -69,13 +75,19 @@ class Jacobi(Preconditioner):
 
     def _matvec(self, x: Array, out: Array) -> None:
         np.multiply(self.inverse_diagonal, x, out=out, casting="same_kind")
+        self._scale(out)
 
     def _matmat(self, X: Array, out: Array) -> None:
         np.multiply(self.inverse_diagonal[:, None], X, out=out, casting="same_kind")
+        self._scale(out)
+
+    def _scale(self, out: Array) -> None:
+        if self.exponent:
+            out[...] = np.ldexp(real_view(np.ascontiguousarray(out)), self.exponent).view(out.dtype)
 
     def diagonal(self) -> Array:
         """The inverse diagonal, (n,)."""
-        return self.inverse_diagonal
+        return np.ldexp(self.inverse_diagonal, self.exponent)
 
     @property
     def nbytes(self) -> int:
