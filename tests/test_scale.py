@@ -368,19 +368,11 @@ IMPOSSIBLE = {
     "float32": (np.float32, 1e-10),
     "float64": (np.float64, 1e-18),
     "float64, none": (np.float64, 0.0),
-    "complex64": (np.complex64, 1e-10),
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "how"),
-    [
-        (c, h)
-        for c in IMPOSSIBLE
-        for h in ("matrix", "jacobi", "function", "many")
-        if c[0] == "f" or h == "matrix"
-    ],
-)
+@pytest.mark.parametrize("how", ["matrix", "jacobi", "function", "many"])
+@pytest.mark.parametrize("case", IMPOSSIBLE)
 def test_stagnation_is_recognised(case, how):
     dtype, rtol = IMPOSSIBLE[case]
     A = (POISSON + sp.eye_array(N) / 100).astype(dtype)

@@ -85,16 +85,14 @@ def solve_many(
         cpu.residual_many(layout, right, x, r, true, unsure, w)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
-    solved = x.copy() if shifts.any() else x
-    scale_rows(x, shifts)
-    if shifts.any():
-        kept = x.copy()
-        scale_rows(kept, -shifts)
-        lost = np.flatnonzero((kept != solved).any(axis=1))  # below the smallest number, or above the largest
-        if lost.size:
-            cpu.residual_many(layout, right, kept, r, true, lost, w)
-            codes[(codes == loops.CONVERGED) & ~(true <= targets)] = loops.STAGNATED
-    codes[~(np.isfinite(true) & np.isfinite(x).all(axis=1))] = loops.NONFINITE
+    for j in range(k):
+        if shifts[j] and space.unscale(
+            x[j], int(shifts[j])
+        ):  # digits were lost below the smallest number, or above the largest
+            true[j] = cpu.residual(layout, right[j], 1.0, space.scratch(n), r[j], w)
+            if codes[j] == loops.CONVERGED and not true[j] <= targets[j]:
+                codes[j] = loops.STAGNATED
+    codes[[not (math.isfinite(true[i]) and space.all_finite(x[i])) for i in range(k)]] = loops.NONFINITE
 
     columns = []
     for j in range(k):

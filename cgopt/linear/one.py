@@ -88,14 +88,10 @@ def solve_one(
     if code == loops.INDEFINITE or code == loops.SINGULAR:
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()
     if shift:
-        solved = x.copy()
-        scale_rows(x[None, :], [shift])
-        kept = x[None, :].copy()
-        scale_rows(kept, [-shift])
-        if not np.array_equal(kept[0], solved):  # digits were lost below the smallest number, or above the largest
-            true = cpu.residual(layout, b, scale, kept[0], r, w)
+        if space.unscale(x, shift):  # digits were lost below the smallest number, or above the largest
+            true = cpu.residual(layout, b, scale, space.scratch(n), r, w)
             code = loops.STAGNATED if code == loops.CONVERGED and not true <= target else code
-    if not math.isfinite(true) or (shift and not np.isfinite(xr).all()):
+    if not math.isfinite(true) or (shift and not space.all_finite(x)):
         code = loops.NONFINITE
     return CGResult(
         x,

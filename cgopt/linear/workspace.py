@@ -56,6 +56,7 @@ class System:
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
             self.shares = operator.shares
         self.format = cpu.layout_name(self.layout)
+        self.threads = cpu.get_num_threads()
         self.kind = "python"
         if preconditioner is None:
             self.kind = "identity"
@@ -99,7 +100,7 @@ class Workspace:
     def __init__(self, system: System, dtype: np.dtype[Any], columns: int) -> None:
         n = system.n
         self.dtype = dtype
-        self.work = self.work_real = cpu.share_rows(*system.shares, columns=columns)
+        self.work = self.work_real = cpu.share_rows(*system.shares, columns=columns, threads=system.threads)
         complex_ = dtype.kind == "c"
         # Vectors end on whole cache lines, an odd number of them: those of a size that is a power of two would
         # otherwise fall on the same cache sets.
@@ -134,6 +135,30 @@ class Workspace:
         """Bytes of the vectors."""
         return int(self.V.nbytes)
 
+    def scratch(self, n: int) -> Array:
+        """A vector that holds nothing between two iterations: q's."""
+        q = self.V[3]
+        return q[:n] if q.ndim == 1 else q[0]
+
+    def unscale(self, x: Array, shift: int) -> bool:
+        """Multiply one solution by ``2^shift``; whether digits were lost, in which case `scratch` has what is left.
+
+        What is left is in the units that were solved in, so that its residual can be computed there.
+        """
+        real, kept, difference = real_view(x), real_view(self.scratch(x.size)), self.V[1]
+        difference = real_view(difference[: x.size] if difference.ndim == 1 else difference[0])
+        difference[...] = real
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            np.ldexp(real, shift, out=real)
+            np.ldexp(real, -shift, out=kept)
+            np.subtract(difference, kept, out=difference)
+        return bool(difference.any())
+
+    def all_finite(self, x: Array) -> bool:
+        """Whether x holds no NaN and no infinity."""
+        scratch = real_view(self.scratch(x.size))
+        return math.isfinite(float(np.max(np.abs(real_view(x), out=scratch))))
+
     def norm_and_exponent(self, b: Array) -> tuple[float, int]:
         """``|2^e b|`` of one right-hand side and e, the power of two that keeps its square in range.
 
@@ -146,14 +171,15 @@ class Workspace:
         square = cpu.run(cpu.sum_of_squares, self.work_real, real, self.work_real)
         if self.low * self.low <= square <= self.high * self.high:
             return math.sqrt(square), 0
-        where = first_nonfinite(b)
-        if where is not None:
+        scratch = real_view(self.scratch(b.shape[0]))
+        largest = float(np.max(np.abs(real, out=scratch)))
+        if not math.isfinite(largest):
+            where = first_nonfinite(b)
             raise ValueError(f"b holds NaN or infinity at index {where}; every entry must be finite")
-        largest = float(np.max(np.abs(real)))
         if largest == 0.0:
             return 0.0, 0
         exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
-        scaled = np.ldexp(real, exponent)
+        scaled = np.ldexp(real, exponent, out=scratch)
         return math.sqrt(cpu.run(cpu.sum_of_squares, self.work_real, scaled, self.work_real)), exponent
 
 

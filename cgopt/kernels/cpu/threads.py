@@ -78,7 +78,7 @@ def max_num_threads() -> int:
     return int(numba.config.NUMBA_NUM_THREADS)
 
 
-def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1) -> Work:
+def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threads: int | None = None) -> Work:
     """Cut n rows into chunks of equal work.
 
     Parameters
@@ -89,8 +89,10 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1) -> Wo
         Row pointers: chunks then have equal numbers of entries, a row counting as six.
     columns : int
         Right-hand sides.
+    threads : int, optional
+        By default what `get_num_threads` says.
     """
-    parts = get_num_threads() if (entries + 4 * n) * columns >= SMALL else 1
+    parts = (threads or get_num_threads()) if (entries + 4 * n) * columns >= SMALL else 1
     parts = max(1, min(parts, n // ALIGN))
     bounds = np.linspace(0, n, parts + 1).astype(np.int64)
     if indptr is not None and parts > 1:
