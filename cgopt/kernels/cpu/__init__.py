@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import interpreted, many, products, updates
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
-from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows
+from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "cg_steps",
@@ -38,13 +38,15 @@ __all__ = [
     "scan_dense",
     "set_num_threads",
     "share_rows",
+    "share_triangle",
     "sort_rows",
     "sum_of_squares",
     "survey",
 ]
 
-NAMES = {Dense: "dense", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
+NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
+VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
 sum_of_squares = updates.sum_of_squares
 real_dot = products.real_dot
@@ -87,7 +89,12 @@ class Loop:
             return
         forms = []
         for form, kind in enumerate(("serial", "threaded")):
-            primitives = {stem: _primitive(stem, suffix, form) for stem, suffix in stems.items()}
+            # Vector passes beside a dense matrix are not worth waking a thread for.
+            dense = stems.get("apply_dot") == "lower"
+            primitives = {
+                stem: _primitive(stem, suffix, 0 if dense and stem in VECTOR_PASSES else form)
+                for stem, suffix in stems.items()
+            }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))
         self._forms = (forms[0], forms[1])
@@ -102,12 +109,12 @@ def cg_steps(layout: str, kind: str) -> Loop:
 
     Parameters
     ----------
-    layout : {"dense", "csr", "sorted", "dia", "python"}
+    layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
     kind : {"identity", "diagonal", "python"}
         What the preconditioner is.
     """
     stems = {"apply_dot": layout, "residual": layout}
-    stems |= {stem: kind for stem in ("update_residual", "update_direction", "restart")}
+    stems |= {stem: kind for stem in VECTOR_PASSES}
     return Loop(loops.cg_steps, stems, f"{layout}_{kind}")
 
 
@@ -115,7 +122,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
 def cg_steps_many(layout: str, kind: str) -> Loop:
     """The loop for k right-hand sides; parameters as for `cg_steps`."""
     stems = {"apply_dot_many": layout, "residual_many": layout}
-    stems |= {stem: kind for stem in ("update_residual_many", "update_direction_many", "restart_many")}
+    stems |= {f"{stem}_many": kind for stem in VECTOR_PASSES}
     return Loop(loops.cg_steps_many, stems, f"{layout}_{kind}")
 
 
