@@ -171,7 +171,7 @@ class Workspace:
             If b holds NaN or infinity.
         """
         real = real_view(b)
-        square = cpu.run(cpu.sum_of_squares, self.work_real, real, self.work_real)
+        square = cpu.run(cpu.dot, self.work_real, real, real, self.work_real)
         if self.low * self.low <= square <= self.high * self.high:
             return math.sqrt(square), 0
         scratch = real_view(self.scratch(b.shape[0]))
@@ -183,7 +183,7 @@ class Workspace:
             return 0.0, 0
         exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
         scaled = np.ldexp(real, exponent, out=scratch)
-        return math.sqrt(cpu.run(cpu.sum_of_squares, self.work_real, scaled, self.work_real)), exponent
+        return math.sqrt(cpu.run(cpu.dot, self.work_real, scaled, scaled, self.work_real)), exponent
 
 
 class OnViews:

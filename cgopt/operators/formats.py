@@ -54,7 +54,7 @@ def to_dia(A: CSR, offsets: Array) -> DIA:
     return out
 
 
-def choose(A: CSR, wanted: str | None = None) -> tuple[Layout, str]:
+def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA, str]:
     """Pick a layout for a sparse matrix.
 
     Parameters

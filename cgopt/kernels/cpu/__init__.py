@@ -23,6 +23,7 @@ __all__ = [
     "cg_steps",
     "cg_steps_many",
     "diagonal",
+    "dot",
     "fill_dia",
     "fill_probe",
     "get_num_threads",
@@ -30,7 +31,6 @@ __all__ = [
     "max_num_threads",
     "multiply",
     "multiply_many",
-    "real_dot",
     "residual",
     "residual_many",
     "run",
@@ -40,7 +40,6 @@ __all__ = [
     "share_rows",
     "share_triangle",
     "sort_rows",
-    "sum_of_squares",
     "survey",
 ]
 
@@ -48,8 +47,7 @@ NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", D
 PYTHON = "python"
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
-sum_of_squares = updates.sum_of_squares
-real_dot = products.real_dot
+dot = updates.dot
 for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge, loops.select):
     helper(_scalar_helper)
 
