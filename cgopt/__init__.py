@@ -17,6 +17,7 @@ from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
     CGResult,
     CGSolver,
+    ErrorBounds,
     IterationState,
     ManyResult,
     QuadraticResult,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CGResult",
     "CGSolver",
+    "ErrorBounds",
     "IterationState",
     "ManyResult",
     "QuadraticResult",

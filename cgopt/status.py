@@ -20,6 +20,7 @@ class Status(Enum):
     """
 
     CONVERGED = "The true residual b - A x meets the tolerance."
+    ACCURATE = "The estimate of the error in the energy norm meets the tolerance, and the true residual supports it."
     MAXITER = (
         "The iterations were used up before the tolerance was met: raise maxiter, start from this x, or use a "
         "(better) preconditioner."
@@ -57,7 +58,7 @@ class Status(Enum):
     @property
     def converged(self) -> bool:
         """Whether the solution meets the tolerance."""
-        return self is Status.CONVERGED
+        return self in (Status.CONVERGED, Status.ACCURATE)
 
     @property
     def breakdown(self) -> bool:
@@ -70,6 +71,7 @@ class Status(Enum):
 
 OF_CODE = {
     loops.CONVERGED: Status.CONVERGED,
+    loops.ACCURATE: Status.ACCURATE,
     loops.MAXITER: Status.MAXITER,
     loops.STAGNATED: Status.STAGNATED,
     loops.INDEFINITE: Status.INDEFINITE,
@@ -84,6 +86,7 @@ OF_CODE = {
 # scipy's meaning of info: 0 converged, > 0 iterations used up, < 0 breakdown.
 INFO = {
     Status.CONVERGED: 0,
+    Status.ACCURATE: 0,
     Status.BOUNDARY: 0,
     Status.NEGATIVE_CURVATURE: 0,
     Status.INDEFINITE: -1,

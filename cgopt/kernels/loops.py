@@ -41,6 +41,7 @@ from .reference import (
 # Codes that a loop returns; `cgopt.status` gives them their sentences.
 RUNNING, CONVERGED, INDEFINITE, SINGULAR, STAGNATED, NONFINITE, INDEFINITE_M, MAXITER, STOPPED = range(9)
 BOUNDARY, NEGATIVE_CURVATURE, AGAIN = range(9, 12)  # of trust regions; AGAIN: start again from the true residual
+ACCURATE = 12  # the error estimate met its tolerance: decided between two calls of a loop
 
 # Places in the vector of scalars that a solve carries from slice to slice.
 RR = 0  # r'r, recursive
@@ -215,6 +216,7 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type:
                 log[k, LOG_BETA] = 0.0
             else:
                 s[RR], s[RZ] = update_residual(M, 0.0, qv, rv, zv, wr)  # z = M r,  r'r,  r'z;  p is kept
+            log[k, LOG_RZ] = s[RZ]
         if not 0.0 < s[RZ] < float("inf"):
             return product_code(s[RZ]), k + 1
     if last:
@@ -360,7 +362,7 @@ def cg_steps_many(A, M, b, x, V, xr, Vr, S, T, I, log, w, wr, first, steps):  # 
                     events[j] = NOTHING
             update_residual_many(M, alpha, qv, rv, zv, rr, rz, some[:called], wr)  # z = M r,  r'r,  r'z;  p is kept
             for j in some[:called]:
-                S[j, RZ] = rz[j]
+                S[j, RZ] = log[k, j, LOG_RZ] = rz[j]
             called = 0
             for j in act[:m]:
                 if codes[j] == RUNNING and events[j] != NOTHING:

@@ -1,6 +1,7 @@
 """Solvers of A x = b."""
 
 from .cg import CGSolver, cg
+from .lanczos import ErrorBounds
 from .quadratic import QuadraticResult, minimize_quadratic
 from .result import CGResult, ManyResult
 from .stopping import IterationState
@@ -9,6 +10,7 @@ from .trust_region import TrustRegionResult, trust_region_cg
 __all__ = [
     "CGResult",
     "CGSolver",
+    "ErrorBounds",
     "IterationState",
     "ManyResult",
     "QuadraticResult",
