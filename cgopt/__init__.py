@@ -15,6 +15,7 @@ from typing import Any
 from . import operators, preconditioners
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
+    BatchResult,
     CGResult,
     CGSolver,
     ErrorBounds,
@@ -22,6 +23,7 @@ from .linear import (
     ManyResult,
     QuadraticResult,
     TrustRegionResult,
+    batched_cg,
     cg,
     minimize_quadratic,
     trust_region_cg,
@@ -31,6 +33,7 @@ from .status import Status
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchResult",
     "CGResult",
     "CGSolver",
     "ErrorBounds",
@@ -39,6 +42,7 @@ __all__ = [
     "QuadraticResult",
     "Status",
     "TrustRegionResult",
+    "batched_cg",
     "cg",
     "gallery",
     "get_num_threads",

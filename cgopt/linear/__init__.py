@@ -1,5 +1,6 @@
 """Solvers of A x = b."""
 
+from .batched import BatchResult, batched_cg
 from .cg import CGSolver, cg
 from .lanczos import ErrorBounds
 from .quadratic import QuadraticResult, minimize_quadratic
@@ -8,6 +9,7 @@ from .stopping import IterationState
 from .trust_region import TrustRegionResult, trust_region_cg
 
 __all__ = [
+    "BatchResult",
     "CGResult",
     "CGSolver",
     "ErrorBounds",
@@ -15,6 +17,7 @@ __all__ = [
     "ManyResult",
     "QuadraticResult",
     "TrustRegionResult",
+    "batched_cg",
     "cg",
     "minimize_quadratic",
     "trust_region_cg",

@@ -15,11 +15,13 @@ import numpy as np
 from .. import loops
 from ..layouts import CSR, DIA, Dense, SortedCSR, Work
 from . import interpreted, many, products, updates
+from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
-from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows
+from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows
 
 __all__ = [
+    "SMALL",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
@@ -38,6 +40,7 @@ __all__ = [
     "scan_dense",
     "set_num_threads",
     "share_rows",
+    "solve_batch",
     "sort_rows",
     "steihaug_steps",
     "sum_of_squares",
