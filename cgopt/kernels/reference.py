@@ -126,3 +126,71 @@ def restart_many(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: 
     """``z_j = M r_j``, ``p_j = z_j``; ``rz[j] = r_j'z_j``, ``pp[j] = p_j'p_j``."""
     for j in act:
         rz[j], pp[j] = restart(M, r[j], z[j], p[j], w)
+
+
+# For batches of small systems, each solved by itself (`batch`): no chunks, and the preconditioner always a diagonal.
+
+
+def take(A: Any, k: Any) -> Any:
+    """System k of a batch."""
+    return Dense(A.values[k]) if isinstance(A, Dense) else CSR(A.indptr, A.indices, A.data[k])
+
+
+def look(A: Any, inverse: Any, jacobi: Any) -> tuple[Any, Any]:
+    """Write the inverse diagonal (ones if not `jacobi`); largest row sum, and first row whose diagonal is not positive.
+
+    The sum is NaN or infinite if an entry is.
+    """
+    dense = product(A, np.eye(inverse.shape[0], dtype=inverse.dtype))
+    diagonal = np.diag(dense)
+    with np.errstate(divide="ignore"):
+        inverse[...] = 1.0 / diagonal if jacobi else 1.0
+    bad = np.flatnonzero(~(diagonal > 0.0))
+    return float(np.max(np.sum(abs(dense), axis=1, dtype=np.float64))), int(bad[0]) if bad.size else -1
+
+
+def asymmetry(A: Any, mirror: Any) -> float:
+    """Largest difference of two entries that should be equal; ``mirror[e]`` is the place of entry e's in CSR, or -1."""
+    if isinstance(A, Dense):
+        return float(np.max(abs(A.values - A.values.T)))
+    mirrored = np.where(mirror < 0, 0.0, A.data[mirror])
+    return float(np.max(abs(A.data - mirrored), initial=0.0))
+
+
+def square(v: Any) -> Any:
+    """``v'v``."""
+    return dot(v, v)
+
+
+def multiply(A: Any, p: Any, q: Any) -> Any:
+    """``q = A p``; returns ``p'q``."""
+    return apply_dot(A, p, q, None)
+
+
+def true_residual(A: Any, b: Any, x: Any, r: Any) -> Any:
+    """``r = b - A x``; returns ``r'r``."""
+    return residual(A, b, 1.0, x, r, None)
+
+
+def step(inverse: Any, alpha: Any, p: Any, q: Any, r: Any, x: Any) -> tuple[Any, Any, Any]:
+    """``x += alpha p``, ``r -= alpha q``; returns ``r'r``, ``r'M r``, ``x'x``."""
+    x += (alpha * p).astype(x.dtype)
+    r -= (alpha * q).astype(r.dtype)
+    return dot(r, r), dot(r, inverse * r), dot(x, x)
+
+
+def turn(inverse: Any, beta: Any, r: Any, p: Any) -> Any:
+    """``p = M r + beta p``; returns ``p'p``."""
+    p[...] = inverse * r + beta * p
+    return dot(p, p)
+
+
+def weigh(inverse: Any, r: Any) -> Any:
+    """``r'M r``."""
+    return dot(r, inverse * r)
+
+
+def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
+    """``p = M r``; returns ``r'p``, ``p'p``."""
+    p[...] = inverse * r
+    return dot(r, p), dot(p, p)

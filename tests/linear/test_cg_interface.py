@@ -111,7 +111,7 @@ def test_statuses_say_what_to_do():
     for status in Status:
         assert status.value.endswith(".")
         assert str(status).startswith(f"{status.name}: ")
-    assert [s for s in Status if s.converged] == [Status.CONVERGED]
+    assert [s for s in Status if s.converged] == [Status.CONVERGED, Status.ACCURATE]
     assert not Status.MAXITER.breakdown
     assert not Status.STOPPED.breakdown
 

@@ -1,7 +1,7 @@
 """The CPU backend: Numba kernels, and the loops bound to them.
 
-`cg_steps` and `cg_steps_many` return a loop for a layout and a kind of preconditioner. Where both are arrays the
-whole loop is compiled; where one is Python the same text is interpreted, its vector updates compiled.
+`cg_steps`, `cg_steps_many` and `steihaug_steps` return a loop for a layout and a kind of preconditioner. Where both
+are arrays the whole loop is compiled; where one is Python the same text is interpreted, its vector updates compiled.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import interpreted, many, products, updates
+from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
-from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
+from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
+    "SMALL",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
@@ -39,7 +41,9 @@ __all__ = [
     "set_num_threads",
     "share_rows",
     "share_triangle",
+    "solve_batch",
     "sort_rows",
+    "steihaug_steps",
     "survey",
 ]
 
@@ -111,9 +115,19 @@ def cg_steps(layout: str, kind: str) -> Loop:
     kind : {"identity", "diagonal", "python"}
         What the preconditioner is.
     """
+    return Loop(loops.cg_steps, _stems(layout, kind), f"{layout}_{kind}")
+
+
+@functools.cache
+def steihaug_steps(layout: str, kind: str) -> Loop:
+    """The loop of trust regions; parameters as for `cg_steps`."""
+    return Loop(loops.steihaug_steps, _stems(layout, kind), f"{layout}_{kind}")
+
+
+def _stems(layout: str, kind: str) -> dict[str, str]:
+    """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
     stems = {"apply_dot": layout, "residual": layout}
-    stems |= {stem: kind for stem in VECTOR_PASSES}
-    return Loop(loops.cg_steps, stems, f"{layout}_{kind}")
+    return stems | {stem: kind for stem in VECTOR_PASSES}
 
 
 @functools.cache
