@@ -100,7 +100,7 @@ class OuterCurvature(OutputCurvature):
 
 
 class Loss:
-    """The contract. A subclass writes `_losses`, `_residual` and `output_hessian`; see the module's text."""
+    """The contract; see the module's text. A subclass writes the three methods that begin with an underscore below."""
 
     def value(self, Z: Array, Y: Any, weights: Any = None) -> float:
         """The mean loss, summed in double precision."""
@@ -117,11 +117,12 @@ class Loss:
 
     def output_hessian(self, Z: Array, Y: Any, weights: Any = None) -> OutputCurvature:
         """Its Hessian in the outputs."""
-        raise NotImplementedError
+        Z, Y, weights = self._checked(Z, Y, weights)
+        return self._curvature(Z, Y, _scale(Z, weights))
 
     def output_fisher(self, Z: Array, weights: Any = None) -> OutputCurvature:
         """The mean Fisher matrix of p(y | z) in the outputs: the expectation of the Hessian over y from the model."""
-        raise NotImplementedError
+        return self._curvature(Z, None, _scale(Z, _checked_weights(Z, weights)))
 
     def sample(self, Z: Array, rng: np.random.Generator) -> Array:
         """Targets drawn from p(y | z), as the loss takes them."""
@@ -143,6 +144,10 @@ class Loss:
 
     def _residual(self, Z: Array, Y: Array) -> Array:
         """Gradient of each sample's own loss."""
+        raise NotImplementedError
+
+    def _curvature(self, Z: Array, Y: Array | None, scale: Array) -> OutputCurvature:
+        """Hessian of each sample's own loss, times scale. Y is None where it does not depend on the targets."""
         raise NotImplementedError
 
     def _targets(self, Z: Array, Y: Any) -> Array:
@@ -178,11 +183,8 @@ class SquaredError(Loss):
     def _residual(self, Z: Array, Y: Array) -> Array:
         return Z - Y
 
-    def output_hessian(self, Z: Array, Y: Any = None, weights: Any = None) -> OutputCurvature:
-        return DiagonalCurvature(_scale(Z, _checked_weights(Z, weights)), Z.shape)
-
-    def output_fisher(self, Z: Array, weights: Any = None) -> OutputCurvature:
-        return self.output_hessian(Z, None, weights)
+    def _curvature(self, Z: Array, Y: Array | None, scale: Array) -> OutputCurvature:
+        return DiagonalCurvature(scale, Z.shape)
 
     def sample(self, Z: Array, rng: np.random.Generator) -> Array:
         return Z + rng.standard_normal(Z.shape).astype(Z.dtype)
@@ -212,12 +214,9 @@ class LogisticCrossEntropy(Loss):
     def _residual(self, Z: Array, Y: Array) -> Array:
         return logistic(Z) - Y
 
-    def output_hessian(self, Z: Array, Y: Any = None, weights: Any = None) -> OutputCurvature:
+    def _curvature(self, Z: Array, Y: Array | None, scale: Array) -> OutputCurvature:
         # p (1 - p) = logistic(z) logistic(-z), which does not cancel for large z
-        return DiagonalCurvature(logistic(Z) * logistic(-Z) * _scale(Z, _checked_weights(Z, weights)), Z.shape)
-
-    def output_fisher(self, Z: Array, weights: Any = None) -> OutputCurvature:
-        return self.output_hessian(Z, None, weights)
+        return DiagonalCurvature(logistic(Z) * logistic(-Z) * scale, Z.shape)
 
     def sample(self, Z: Array, rng: np.random.Generator) -> Array:
         return (rng.random(Z.shape) < logistic(Z)).astype(Z.dtype)
@@ -269,11 +268,8 @@ class SoftmaxCrossEntropy(Loss):
             return p
         return p - Y
 
-    def output_hessian(self, Z: Array, Y: Any = None, weights: Any = None) -> OutputCurvature:
-        return SoftmaxCurvature(softmax(Z), _scale(Z, _checked_weights(Z, weights)))
-
-    def output_fisher(self, Z: Array, weights: Any = None) -> OutputCurvature:
-        return self.output_hessian(Z, None, weights)
+    def _curvature(self, Z: Array, Y: Array | None, scale: Array) -> OutputCurvature:
+        return SoftmaxCurvature(softmax(Z), scale)
 
     def sample(self, Z: Array, rng: np.random.Generator) -> Array:
         # The largest of logits plus Gumbel noise is a draw from the softmax.
@@ -308,10 +304,8 @@ class Huber(Loss):
     def _residual(self, Z: Array, Y: Array) -> Array:
         return np.clip(Z - Y, -self.delta, self.delta)
 
-    def output_hessian(self, Z: Array, Y: Any, weights: Any = None) -> OutputCurvature:
-        Z, Y, weights = self._checked(Z, Y, weights)
-        inside = (np.abs(Z - Y) <= self.delta).astype(Z.dtype)
-        return DiagonalCurvature(inside * _scale(Z, weights), Z.shape)
+    def _curvature(self, Z: Array, Y: Array | None, scale: Array) -> OutputCurvature:
+        return DiagonalCurvature((np.abs(Z - Y) <= self.delta) * scale, Z.shape)
 
     def output_fisher(self, Z: Array, weights: Any = None) -> OutputCurvature:
         raise TypeError(

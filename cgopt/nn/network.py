@@ -438,6 +438,36 @@ class MLPLinearization:
                     view = delta.reshape(s.shape3(layer - 1))
                     view *= d[:, None, :]  # f'(a) * (delta W')
 
+    def squared_vjp(self, u: Array, out: Array | None = None) -> Array:
+        """``sum_i (J_i'u_i)^2`` over the samples i, entry by entry: of gradients u_i, the empirical Fisher diagonal.
+
+        A sample's gradient is the outer product of ``[h 1]`` and delta, so its square is that of their squares.
+
+        Parameters
+        ----------
+        u : (samples, n_outputs) array
+        out : (n,) array, optional
+
+        Returns
+        -------
+        (n,) array
+        """
+        u = as_output_direction(u, self.output.shape, self.dtype)
+        if u.ndim != 2:
+            raise ValueError(f"u must have the outputs' shape {self.output.shape}, got {u.shape}")
+        out = np.empty(self.n, self.dtype) if out is None else out
+        delta = u
+        for layer in range(len(self._d) - 1, -1, -1):
+            block, d = self.network.blocks[layer], self._d[layer]
+            delta = delta if d is None else delta * d
+            np.matmul(np.square(self._h1[layer]).T, np.square(delta), out=block.of(out))
+            delta = delta @ block.of(self.theta)[:-1].T
+        return out
+
+    def second_order(self, u: Array) -> SecondOrder:
+        """What full Hessian products need of the function ``sum(u * output)``; see `SecondOrder`."""
+        return SecondOrder(self, as_output_direction(u, self.output.shape, self.dtype))
+
     def scratch(self, k: int) -> Scratch:
         """Buffers for k vectors at once, kept."""
         if k not in self._scratch:
@@ -452,6 +482,75 @@ class MLPLinearization:
 
     def __repr__(self) -> str:
         return f"MLPLinearization({self.network!r}, {self.samples} samples, {self.dtype}, {self.nbytes / 1e6:.3g} MB)"
+
+
+class SecondOrder:
+    """Products with ``J' M J`` plus the second derivative of ``sum(u * output)``, at a linearisation.
+
+    With u and M the gradient and Hessian of a loss in the outputs, this is the loss's Hessian. The operator R is
+    applied to back-propagation itself (Pearlmutter 1994, section 4.1); the deltas of u are computed once, here:
+
+        R{delta_l} = f'(a) * (R{delta_{l+1}} W' + delta_{l+1} RW') + f''(a) * (delta_{l+1} W') * R{a_l}
+        R{gradient of [W; b]} = [h 1]' R{delta} + [R{h} 0]' delta
+    """
+
+    def __init__(self, at: MLPLinearization, u: Array) -> None:
+        self.at = at
+        network, last = at.network, len(at._d) - 1
+        self._delta: list[Array] = [np.empty(0)] * (last + 1)
+        self._bend: list[Array | None] = [None] * (last + 1)  # f''(a) times what comes back, where f is not linear
+        back = u
+        for layer in range(last, -1, -1):
+            d, f = at._d[layer], network.activations[layer]
+            h = at.output if layer == last else at._h1[layer + 1][:, :-1]
+            self._delta[layer] = back.copy() if d is None else back * d
+            second = None if f is None or d is None else f.second_derivative(h, d)
+            self._bend[layer] = None if second is None else second * back
+            back = self._delta[layer] @ network.blocks[layer].of(at.theta)[:-1].T
+        self._ra: dict[int, list[Array]] = {}
+
+    def product(self, v: Array, M: Any, out: Array) -> None:
+        """Write the product with v, (n,) or (n, k), to `out`; `M` is an `OutputCurvature`."""
+        at, s = self.at, self.at.scratch(v.shape[1] if v.ndim == 2 else 1)
+        blocks, last = at.network.blocks, len(at._d) - 1
+        if s.k not in self._ra:
+            self._ra[s.k] = [np.empty(s.shape3(layer), at.dtype) for layer in range(last + 1)]
+        ra = self._ra[s.k]
+        for layer, block in enumerate(blocks):
+            r = s.r[layer]
+            np.matmul(at._h1[layer], s.columns(layer, block, v), out=r)
+            if layer:
+                np.matmul(s.rows(layer - 1), block.of(at.theta)[:-1], out=s.t_rows[layer])
+                r += s.t[layer]
+            d, three = at._d[layer], r.reshape(s.shape3(layer))
+            ra[layer][...] = three
+            if d is not None:
+                three *= d[:, None, :]
+        back = s.r[last].reshape(s.shape3(last)).copy()  # J v
+        M.multiply(back.reshape(at.output.shape) if v.ndim == 1 else back)
+        for layer in range(last, -1, -1):
+            block, d, bend = blocks[layer], at._d[layer], self._bend[layer]
+            if d is not None:
+                back *= d[:, None, :]
+            if bend is not None:
+                ra[layer] *= bend[:, None, :]
+                back += ra[layer]  # R{delta}
+            s.store(layer, block, at._h1[layer].T, back.reshape(at.samples, -1), out)
+            if layer:
+                rh = s.r[layer - 1]
+                twisted = (rh.T @ self._delta[layer]).reshape(s.k, block.inputs, block.units)  # R{h}' delta
+                block.of(out)[:-1] += twisted[0] if v.ndim == 1 else twisted.transpose(1, 2, 0)
+                W = block.of(at.theta)[:-1]
+                RW = block.of(v)[:-1].reshape(block.inputs, block.units, s.k).transpose(1, 2, 0)  # (units, k, inputs)
+                cross = self._delta[layer] @ RW.reshape(block.units, -1)
+                back = (back.reshape(-1, block.units) @ W.T).reshape(s.shape3(layer - 1))
+                back += cross.reshape(s.shape3(layer - 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the linearisation's."""
+        kept = [*self._delta, *(b for b in self._bend if b is not None)]
+        return sum(a.nbytes for a in kept) + sum(a.nbytes for ra in self._ra.values() for a in ra)
 
 
 class Scratch:
