@@ -12,9 +12,11 @@ from .losses import (
     SquaredError,
 )
 from .network import MLP, MLPLinearization, Network
+from .recurrent import RNN, RNNLinearization
 
 __all__ = [
     "MLP",
+    "RNN",
     "DiagonalCurvature",
     "Huber",
     "LogisticCrossEntropy",
@@ -23,6 +25,7 @@ __all__ = [
     "Network",
     "OuterCurvature",
     "OutputCurvature",
+    "RNNLinearization",
     "SoftmaxCrossEntropy",
     "SoftmaxCurvature",
     "SquaredError",

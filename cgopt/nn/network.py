@@ -52,6 +52,25 @@ class Block(NamedTuple):
         """The block of a flat vector, (rows, units), or of k of them as columns, (rows, units, k): a view."""
         return theta[self.start : self.stop].reshape(self.rows, self.units, *theta.shape[1:])
 
+    def columns(self, v: Array) -> Array:
+        """The block of (n,) or (n, k) as (rows, k * units), ready to be multiplied from the left."""
+        return self.of(v).reshape(self.rows, self.units, -1).transpose(0, 2, 1).reshape(self.rows, -1)
+
+    def write(self, out: Array, product: Array) -> None:
+        """Write (rows, k * units) to the block of (n,) or (n, k)."""
+        whole = self.of(out).reshape(self.rows, self.units, -1)
+        whole[...] = product.reshape(self.rows, -1, self.units).transpose(0, 2, 1)
+
+    def transposed_weights(self, v: Array) -> Array:
+        """The weights of (n,) or (n, k), as (units, k * inputs), to be multiplied from the left by adjoints."""
+        weights = self.of(v)[: self.inputs].reshape(self.inputs, self.units, -1)
+        return weights.transpose(1, 2, 0).reshape(self.units, -1)
+
+    def add_to_weights(self, out: Array, product: Array) -> None:
+        """Add (k * inputs, units) to the weights of (n,) or (n, k)."""
+        weights = self.of(out)[: self.inputs].reshape(self.inputs, self.units, -1)
+        weights += product.reshape(-1, self.inputs, self.units).transpose(1, 2, 0)
+
 
 def lay_out(blocks: Sequence[tuple[str, str | None, int, int]]) -> tuple[Block, ...]:
     """Blocks (weight, bias, inputs, units) one after the other."""
@@ -537,14 +556,9 @@ class SecondOrder:
                 back += ra[layer]  # R{delta}
             s.store(layer, block, at._h1[layer].T, back.reshape(at.samples, -1), out)
             if layer:
-                rh = s.r[layer - 1]
-                twisted = (rh.T @ self._delta[layer]).reshape(s.k, block.inputs, block.units)  # R{h}' delta
-                block.of(out)[:-1] += twisted[0] if v.ndim == 1 else twisted.transpose(1, 2, 0)
-                W = block.of(at.theta)[:-1]
-                RW = block.of(v)[:-1].reshape(block.inputs, block.units, s.k).transpose(1, 2, 0)  # (units, k, inputs)
-                cross = self._delta[layer] @ RW.reshape(block.units, -1)
-                back = (back.reshape(-1, block.units) @ W.T).reshape(s.shape3(layer - 1))
-                back += cross.reshape(s.shape3(layer - 1))
+                block.add_to_weights(out, s.r[layer - 1].T @ self._delta[layer])  # R{h}' delta
+                back = (back.reshape(-1, block.units) @ block.of(at.theta)[:-1].T).reshape(s.shape3(layer - 1))
+                back += (self._delta[layer] @ block.transposed_weights(v)).reshape(back.shape)  # delta RW'
 
     @property
     def nbytes(self) -> int:

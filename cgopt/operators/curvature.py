@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import Seed, generator, one_of, whole_number
+from ..arguments import Seed, generator, one_of, real_number, whole_number
 from ..arrays import Array, as_array
 from .base import Operator
 
@@ -91,6 +91,14 @@ class GaussNewton(JacobianOperator):
         Targets, as the loss takes them.
     weights : array, optional
         Of the samples.
+    structural : float
+        For recurrent networks: so many times the Gauss-Newton matrix of a distance between hidden states is added,
+        summed over steps and averaged over samples (structural damping, Martens and Sutskever 2011, section 4).
+
+    Attributes
+    ----------
+    structural : float
+        May be set between solves.
 
     Examples
     --------
@@ -102,9 +110,26 @@ class GaussNewton(JacobianOperator):
     ((26, 26), True)
     """
 
-    def __init__(self, linearization: Any, loss: Any, Y: Any, *, weights: Any = None) -> None:
+    def __init__(self, linearization: Any, loss: Any, Y: Any, *, weights: Any = None, structural: float = 0.0) -> None:
         super().__init__(linearization, loss.output_hessian(linearization.output, Y, weights))
         self.loss = loss
+        self.structural = real_number("structural", structural)
+        if self.structural < 0.0:
+            raise ValueError(f"structural must not be negative, got {structural!r}")
+        if self.structural and not hasattr(linearization, "gauss_newton"):
+            raise ValueError("structural damping is of the hidden states of a recurrent network; leave structural at 0")
+
+    def _product(self, v: Array, out: Array, u: Array) -> None:
+        if not self.structural:
+            super()._product(v, out, u)
+            return
+        product = np.empty(out.shape, self.dtype)
+        self.linearization.gauss_newton(v, self.M, self.structural, product)
+        out[...] = product
+
+    def diagonal(self) -> Array | None:
+        """As that of `JacobianOperator`; not known with structural damping."""
+        return None if self.structural else super().diagonal()
 
     def __repr__(self) -> str:
         return f"GaussNewton({self.linearization!r}, {self.loss!r})"
