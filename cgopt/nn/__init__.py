@@ -1,5 +1,7 @@
 """Networks over one flat parameter vector, with exact derivatives, and their losses."""
 
+from .files import load, save
+from .first_order import SGD, Adam, lbfgs, soft_update
 from .losses import (
     DiagonalCurvature,
     Huber,
@@ -11,12 +13,14 @@ from .losses import (
     SoftmaxCurvature,
     SquaredError,
 )
-from .network import MLP, MLPLinearization, Network
+from .network import MLP, MLPLinearization, Network, Predictor
 from .recurrent import RNN, RNNLinearization
 
 __all__ = [
     "MLP",
     "RNN",
+    "SGD",
+    "Adam",
     "DiagonalCurvature",
     "Huber",
     "LogisticCrossEntropy",
@@ -25,8 +29,13 @@ __all__ = [
     "Network",
     "OuterCurvature",
     "OutputCurvature",
+    "Predictor",
     "RNNLinearization",
     "SoftmaxCrossEntropy",
     "SoftmaxCurvature",
     "SquaredError",
+    "lbfgs",
+    "load",
+    "save",
+    "soft_update",
 ]

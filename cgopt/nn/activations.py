@@ -108,6 +108,8 @@ ACTIVATIONS: dict[str, Activation | None] = {
     "linear": None,
 }
 
+CODES = {"linear": 0, "tanh": 1, "logistic": 2, "relu": 3, "softplus": 4}  # as the compiled forward pass knows them
+
 
 def as_activation(value: object, name: str) -> Activation | None:
     """The activation of a name."""

@@ -25,8 +25,9 @@ import numpy as np
 
 from ..arguments import Seed, float_dtype, generator, whole_number
 from ..arrays import Array, as_array, first_nonfinite
+from ..kernels import cpu
 from . import initialize
-from .activations import Activation, as_activation
+from .activations import CODES, Activation, as_activation
 
 
 class Block(NamedTuple):
@@ -206,6 +207,10 @@ class Network:
         gradient: Array = linearization.vjp(loss.gradient(linearization.output, Y, weights))
         return loss.value(linearization.output, Y, weights), gradient
 
+    def description(self) -> dict[str, Any]:
+        """What makes the network, for the header of a file."""
+        raise NotImplementedError
+
     def gradient(self, theta: Array, X: Array, output_gradient: Array) -> Array:
         """``J'u``: the gradient in theta of what has the gradient `output_gradient` in the outputs.
 
@@ -311,12 +316,63 @@ class MLP(Network):
             h = a
         return h
 
+    def predictor(self, theta: Array) -> Predictor:
+        """The network as a function of one observation, compiled whole: for acting, a step at a time.
+
+        Parameters
+        ----------
+        theta : (n,) float32 or float64 array
+            Looked at, not copied: the predictor follows changes made in place.
+
+        Returns
+        -------
+        Predictor
+            Of an observation (n_inputs,) to the outputs (n_outputs,). Both come and go in its own buffers: copy outputs
+            that must outlive the next call.
+
+        Examples
+        --------
+        >>> import numpy as np, cgopt
+        >>> network = cgopt.nn.MLP([4, 64, 64, 2])
+        >>> theta = network.init(0)
+        >>> observation = np.array([0.1, 0.2, -0.1, 0.0])
+        >>> np.allclose(network.predictor(theta)(observation), network.forward(theta, observation[None])[0])
+        True
+        """
+        return Predictor(self, self.parameters(theta))
+
+    def description(self) -> dict[str, Any]:
+        """What makes the network, for the header of a file."""
+        names = [str(f or "linear") for f in self.activations]
+        return {"kind": "MLP", "sizes": self.sizes, "activation": names[:-1], "output_activation": names[-1]}
+
     def __repr__(self) -> str:
         hidden = self.activations[:-1]
         names = [str(f or "linear") for f in hidden]
         shown = names[:1] if len(set(names)) == 1 else names
         shown += [f"{self.activations[-1]} outputs"] if self.activations[-1] is not None else []
         return f"MLP({', '.join(['-'.join(map(str, self.sizes)), *shown])}, {self.n} parameters)"
+
+
+class Predictor:
+    """A network on one observation at a time; made by `MLP.predictor`."""
+
+    def __init__(self, network: MLP, theta: Array) -> None:
+        self.network, self.theta = network, theta
+        self._sizes = np.array(network.sizes)
+        self._codes = np.array([CODES[str(f or "linear")] for f in network.activations])
+        self._states = np.zeros((len(network.sizes), max(network.sizes)), theta.dtype)
+        self._observation = self._states[0, : network.n_inputs]
+        self._output = self._states[-1, : network.n_outputs]
+
+    def __call__(self, observation: Any) -> Array:
+        """Outputs (n_outputs,) for an observation (n_inputs,): a view that the next call overwrites."""
+        self._observation[...] = observation
+        cpu.forward_one(self.theta, self._sizes, self._codes, self._states)
+        return self._output
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.network!r}, {self.theta.dtype})"
 
 
 class MLPLinearization:
@@ -343,7 +399,7 @@ class MLPLinearization:
             None if f is None else np.empty((N, block.units), dtype)
             for block, f in zip(network.blocks, network.activations, strict=True)
         ]
-        self._a = [np.empty((N, block.units), dtype) for block in network.blocks]
+        self._a = [np.empty((N, block.units), dtype) for block in network.blocks[:-1]]
         self._scratch: dict[int, Scratch] = {}
         self.output = np.empty((N, network.n_outputs), dtype)
         self.update(theta, X)
@@ -368,20 +424,15 @@ class MLPLinearization:
         self.theta = theta
         if X is not None:
             self._h1[0][:, :-1] = X
-        network, last = self.network, len(self.network.blocks) - 1
-        for layer, (block, f) in enumerate(zip(network.blocks, network.activations, strict=True)):
-            h = self.output if layer == last else self._h1[layer + 1][:, :-1]
-            d = self._d[layer]
-            if f is None or d is None:
-                a = self.output if layer == last else self._a[layer]
-                np.matmul(self._h1[layer], block.of(theta), out=a)  # a = [h 1][W; b]
-                if a is not h:
-                    h[...] = a
-            else:
-                a = self._a[layer]
-                np.matmul(self._h1[layer], block.of(theta), out=a)
-                f.apply(a, out=h)
-                f.derivative(h, out=d)
+        last = len(self._d) - 1
+        for layer, (block, f) in enumerate(zip(self.network.blocks, self.network.activations, strict=True)):
+            a, d = self.output if layer == last else self._a[layer], self._d[layer]
+            np.matmul(self._h1[layer], block.of(theta), out=a)  # a = [h 1][W; b]
+            if f is not None and d is not None:
+                f.apply(a, out=a)
+                f.derivative(a, out=d)
+            if layer < last:
+                self._h1[layer + 1][:, :-1] = a
         return self
 
     def jvp(self, v: Array, out: Array | None = None) -> Array:

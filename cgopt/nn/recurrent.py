@@ -87,6 +87,11 @@ class RNN(Network):
         """The outputs for inputs (samples, steps, n_inputs)."""
         return self.linearize(theta, X).output
 
+    def description(self) -> dict[str, Any]:
+        """What makes the network, for the header of a file."""
+        sizes = {"n_inputs": self.n_inputs, "n_hidden": self.n_hidden, "n_outputs": self.n_outputs}
+        return {"kind": "RNN", **sizes, "activation": str(self.activation or "linear"), "outputs": self.outputs}
+
     def __repr__(self) -> str:
         sizes = f"{self.n_inputs}-{self.n_hidden}-{self.n_outputs}"
         when = "at all steps" if self.outputs == "all" else "after the last step"

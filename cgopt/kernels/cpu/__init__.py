@@ -17,17 +17,22 @@ from ..layouts import CSR, DIA, Dense, SortedCSR, Work
 from . import interpreted, many, products, updates
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
+from .networks import adam_step, blend, forward_one, momentum_step
 from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows
 
 __all__ = [
+    "adam_step",
+    "blend",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
     "fill_dia",
     "fill_probe",
+    "forward_one",
     "get_num_threads",
     "layout_name",
     "max_num_threads",
+    "momentum_step",
     "multiply",
     "multiply_many",
     "real_dot",
