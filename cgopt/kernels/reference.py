@@ -194,3 +194,39 @@ def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
     """``p = M r``; returns ``r'p``, ``p'p``."""
     p[...] = inverse * r
     return dot(r, p), dot(p, p)
+def adam_step(
+    theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
+) -> None:
+    """``m += (1 - beta1)(g - m)``, ``v += (1 - beta2)(g^2 - v)``, ``theta -= rate m / (sqrt(spread v) + eps)``."""
+    m[...] = beta1 * m + (1.0 - beta1) * gradient
+    v[...] = beta2 * v + (1.0 - beta2) * gradient * gradient
+    theta -= rate * m / (np.sqrt(spread * v) + eps)
+
+
+def momentum_step(theta: Any, gradient: Any, velocity: Any, rate: Any, mu: Any, ahead: Any, w: Any) -> None:
+    """``V = mu V - rate g``; ``theta += V``, or looking ahead ``theta += mu V - rate g``."""
+    velocity[...] = mu * velocity - rate * gradient
+    theta += mu * velocity - rate * gradient if ahead else velocity
+
+
+def blend(target: Any, theta: Any, tau: Any, w: Any) -> None:
+    """``target += tau (theta - target)``."""
+    target += tau * (theta - target)
+
+
+def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
+    """Run a network on one observation, ``states[0]``; ``states[l]`` receives layer l's output, in its first places."""
+    activations = (
+        lambda a: a,
+        np.tanh,
+        lambda a: 0.5 + 0.5 * np.tanh(0.5 * a),
+        lambda a: np.maximum(a, 0.0),
+        lambda a: np.logaddexp(a, 0.0),
+    )
+    start = 0
+    for layer, code in enumerate(codes):
+        inputs, units = sizes[layer], sizes[layer + 1]
+        W = theta[start : start + inputs * units].reshape(inputs, units)
+        b = theta[start + inputs * units : start + (inputs + 1) * units]
+        states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
+        start += (inputs + 1) * units

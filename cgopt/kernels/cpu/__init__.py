@@ -18,19 +18,24 @@ from . import interpreted, many, products, updates
 from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
+from .networks import adam_step, blend, forward_one, momentum_step
 from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "SMALL",
+    "adam_step",
+    "blend",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
     "dot",
     "fill_dia",
     "fill_probe",
+    "forward_one",
     "get_num_threads",
     "layout_name",
     "max_num_threads",
+    "momentum_step",
     "multiply",
     "multiply_many",
     "residual",
