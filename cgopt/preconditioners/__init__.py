@@ -3,5 +3,6 @@
 from .base import Preconditioner
 from .choose import NAMES, as_preconditioner
 from .jacobi import Jacobi
+from .multigrid import Multigrid, rigid_body_modes
 
-__all__ = ["NAMES", "Jacobi", "Preconditioner", "as_preconditioner"]
+__all__ = ["NAMES", "Jacobi", "Multigrid", "Preconditioner", "as_preconditioner", "rigid_body_modes"]

@@ -14,25 +14,40 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, SortedCSR, Work
-from . import interpreted, many, products, updates
+from . import aggregation, interpreted, many, multigrid, products, updates
 from .compile import CONTRACT, compiled, helper
-from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
+from .inspect import (
+    diagonal,
+    diagonal_csr,
+    fill_dia,
+    fill_probe,
+    rows_of_dia,
+    scan_csr,
+    scan_dense,
+    sort_rows,
+    survey,
+    unsort_rows,
+)
 from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows
 
 __all__ = [
+    "aggregation",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
+    "diagonal_csr",
     "fill_dia",
     "fill_probe",
     "get_num_threads",
     "layout_name",
     "max_num_threads",
+    "multigrid",
     "multiply",
     "multiply_many",
     "real_dot",
     "residual",
     "residual_many",
+    "rows_of_dia",
     "run",
     "scan_csr",
     "scan_dense",
@@ -41,6 +56,7 @@ __all__ = [
     "sort_rows",
     "sum_of_squares",
     "survey",
+    "unsort_rows",
 ]
 
 NAMES = {Dense: "dense", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
