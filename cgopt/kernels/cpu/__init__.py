@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, SortedCSR, Work
-from . import aggregation, interpreted, many, multigrid, products, updates
+from . import aggregation, interpreted, many, multigrid, products, smoothing, updates
 from .compile import CONTRACT, compiled, helper
 from .inspect import (
     diagonal,
@@ -53,6 +53,7 @@ __all__ = [
     "scan_dense",
     "set_num_threads",
     "share_rows",
+    "smoothing",
     "sort_rows",
     "sum_of_squares",
     "survey",
