@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import aggregation, interpreted, many, multigrid, products, smoothing, updates
 from .compile import CONTRACT, compiled, helper
 from .inspect import (
@@ -28,7 +28,7 @@ from .inspect import (
     survey,
     unsort_rows,
 )
-from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows
+from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "aggregation",
@@ -53,6 +53,7 @@ __all__ = [
     "scan_dense",
     "set_num_threads",
     "share_rows",
+    "share_triangle",
     "smoothing",
     "sort_rows",
     "sum_of_squares",
@@ -60,8 +61,9 @@ __all__ = [
     "unsort_rows",
 ]
 
-NAMES = {Dense: "dense", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
+NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
+VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
 sum_of_squares = updates.sum_of_squares
 real_dot = products.real_dot
@@ -104,7 +106,12 @@ class Loop:
             return
         forms = []
         for form, kind in enumerate(("serial", "threaded")):
-            primitives = {stem: _primitive(stem, suffix, form) for stem, suffix in stems.items()}
+            # Vector passes beside a dense matrix are not worth waking a thread for.
+            dense = stems.get("apply_dot") == "lower"
+            primitives = {
+                stem: _primitive(stem, suffix, 0 if dense and stem in VECTOR_PASSES else form)
+                for stem, suffix in stems.items()
+            }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))
         self._forms = (forms[0], forms[1])
@@ -119,12 +126,12 @@ def cg_steps(layout: str, kind: str) -> Loop:
 
     Parameters
     ----------
-    layout : {"dense", "csr", "sorted", "dia", "python"}
+    layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
     kind : {"identity", "diagonal", "python"}
         What the preconditioner is.
     """
     stems = {"apply_dot": layout, "residual": layout}
-    stems |= {stem: kind for stem in ("update_residual", "update_direction", "restart")}
+    stems |= {stem: kind for stem in VECTOR_PASSES}
     return Loop(loops.cg_steps, stems, f"{layout}_{kind}")
 
 
@@ -132,7 +139,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
 def cg_steps_many(layout: str, kind: str) -> Loop:
     """The loop for k right-hand sides; parameters as for `cg_steps`."""
     stems = {"apply_dot_many": layout, "residual_many": layout}
-    stems |= {stem: kind for stem in ("update_residual_many", "update_direction_many", "restart_many")}
+    stems |= {f"{stem}_many": kind for stem in VECTOR_PASSES}
     return Loop(loops.cg_steps_many, stems, f"{layout}_{kind}")
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from numba import prange
 
 from ..layouts import WINDOW
-from .compile import CONTRACT, REASSOCIATE, inline, named, pair
+from ..loops import bind
+from .compile import CONTRACT, REASSOCIATE, inline, pair
 from .updates import total
 
 U = np.uint64
@@ -110,6 +111,59 @@ def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
             qi += values[i, j] * p[j]
         q[i] = qi
         pq += real_product(p[i], qi)
+    return pq
+
+
+@inline
+def add_panel(values: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
+    """Rows i to i + 3 left of the diagonal and, transposed, the columns above it; returns their part of ``p'q``.
+
+    Each entry is read once and used twice; four rows at a time, so that q is loaded and stored once for four.
+    """
+    p0, p1, p2, p3 = p[i], p[i + ONE], p[i + TWO], p[i + THREE]
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    for j in range(i):
+        pj = p[j]
+        a0, a1, a2, a3 = values[i, j], values[i + ONE, j], values[i + TWO, j], values[i + THREE, j]
+        s0 += a0 * pj
+        s1 += a1 * pj
+        s2 += a2 * pj
+        s3 += a3 * pj
+        q[j] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
+    q[i], q[i + ONE], q[i + TWO], q[i + THREE] = s0, s1, s2, s3
+    return 2.0 * (real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3))
+
+
+@inline
+def rows_lower(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Lower triangle of a dense matrix, rows low to high: writes q before high."""
+    values = A.values
+    zero = values.dtype.type(0) * p.dtype.type(0)
+    pq = 0.0
+    for j in range(U(low)):
+        q[j] = zero
+    i = U(low)
+    while i + THREE < U(high):
+        pq += add_panel(values, p, q, i, zero)
+        for row in range(i, i + FOUR):  # the block on the diagonal
+            s = values[row, row] * p[row]
+            pq += real_product(p[row], s)
+            for j in range(i, row):
+                t = values[row, j] * p[j]
+                s += t
+                q[j] += values[row, j] * p[row]
+                pq += 2.0 * real_product(p[row], t)
+            q[row] += s
+        i += FOUR
+    while i < U(high):
+        s = zero
+        for j in range(i):
+            s += values[i, j] * p[j]
+            q[j] += values[i, j] * p[i]
+        d = values[i, i] * p[i]
+        q[i] = s + d
+        pq += 2.0 * real_product(p[i], s) + real_product(p[i], d)
+        i += ONE
     return pq
 
 
@@ -282,32 +336,51 @@ def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
 
 
 # The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
-FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "dia": REASSOCIATE}
+FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "lower": REASSOCIATE, "dia": REASSOCIATE}
+
+
+def _apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])  # noqa: F821 (bound below)
+    return total(sums, 0)
+
+
+def _residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])  # noqa: F821 (bound below)
+    return total(sums, 0)
 
 
 def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``apply_dot_<name>(A, p, q, w)``: ``q = A p``; returns ``p'q``."""
+    return pair(FLAGS[name])(bind(_apply_dot, f"apply_dot_{name}", {"rows": rows}))
 
-    def apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
-        bounds, sums = w.bounds, w.sums
-        for t in prange(sums.shape[0]):
-            sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])
-        return total(sums, 0)
 
-    return pair(FLAGS[name])(named(apply_dot, name))
+@pair(REASSOCIATE)
+def apply_dot_lower(A: Any, p: Any, q: Any, w: Any) -> Any:
+    """``q = A p``; returns ``p'q``. The first chunk adds to q itself, the others to their spill."""
+    bounds, sums, spill = w.bounds, w.sums, w.spill
+    chunks = sums.shape[0]
+    if chunks == 1:
+        return rows_lower(A, p, q, bounds[0], bounds[1])
+    for t in prange(chunks):
+        sums[t, 0] = rows_lower(A, p, q if t == 0 else spill[t], bounds[t], bounds[t + 1])
+    for t in prange(chunks):
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            s = q[i] if t == 0 else spill[t, i]
+            for u in range(t + 1, chunks):
+                s += spill[u, i]
+            q[i] = s
+    return total(sums, 0)
 
 
 def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``residual_<name>(A, b, scale, x, r, w)``: ``r = scale b - A x``; returns ``r'r``."""
-
-    def residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
-        bounds, sums = w.bounds, w.sums
-        for t in prange(sums.shape[0]):
-            sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
-        return total(sums, 0)
-
     # Diagonals' residual tests every column index for being inside: nothing to vectorise.
-    return pair(CONTRACT if name == "dia" else FLAGS[name])(named(residual, name))
+    flags = CONTRACT if name == "dia" else FLAGS[name]
+    return pair(flags)(bind(_residual, f"residual_{name}", {"rows": rows}))
 
 
 apply_dot_csr = product_kernel("csr", rows_csr)
@@ -316,5 +389,5 @@ apply_dot_dense = product_kernel("dense", rows_dense)
 apply_dot_dia = product_kernel("dia", rows_dia)
 residual_csr = residual_kernel("csr", true_rows_csr)
 residual_sorted = residual_kernel("sorted", true_rows_sorted)
-residual_dense = residual_kernel("dense", true_rows_dense)
+residual_dense = residual_lower = residual_kernel("dense", true_rows_dense)
 residual_dia = residual_kernel("dia", true_rows_dia)
