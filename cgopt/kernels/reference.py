@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, SortedCSR
+from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, Hierarchy, SortedCSR
 
 
 def product(A: Any, p: Any) -> Any:
@@ -230,3 +230,36 @@ def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
         b = theta[start + inputs * units : start + (inputs + 1) * units]
         states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
         start += (inputs + 1) * units
+def v_cycle(H: Hierarchy) -> Any:
+    """``x = V b`` on level 0 of a multigrid hierarchy, whose b is read; in fp64, by dense matrices. Returns x."""
+    rows, count = H.rows, H.b.shape[0]
+
+    def dense(ptr: Any, columns: Any, values: Any, first: int = 0) -> Any:
+        out = np.zeros((count, count))
+        for i in range(ptr.shape[0] - 1):
+            entries = slice(ptr[i], ptr[i + 1])
+            np.add.at(out[first + i], columns[entries], values[entries])
+        return out
+
+    L, U = (
+        dense(H.lower_ptr, H.lower_columns, H.lower),
+        dense(H.upper_ptr, H.upper_columns, H.upper),
+    )
+    P = dense(H.prolongation_ptr, H.prolongation_columns, H.prolongation)
+    C = np.zeros((count, count))
+    for m, i in enumerate(H.between_rows):
+        entries = slice(H.between_ptr[m], H.between_ptr[m + 1])
+        np.add.at(C[i], H.between_columns[entries], H.between[entries])
+
+    def cycle(level: int, b: Any) -> Any:
+        own = slice(rows[level], rows[level + 1])
+        if level == rows.shape[0] - 2:
+            return np.linalg.solve(H.factor @ H.factor.T, b)
+        below = slice(rows[level + 1], rows[level + 2])
+        eye = np.eye(b.shape[0])
+        smoother, A = eye + L[own, own], eye + (L + U + C)[own, own]
+        x = np.linalg.solve(smoother, b)  # (I + L) x = b
+        x += P[own, below] @ cycle(level + 1, P[own, below].T @ (b - A @ x))
+        return x + np.linalg.solve(smoother.T, b - A @ x)  # (I + U) dx = b - A x
+
+    return cycle(0, H.b[rows[0] : rows[1]].astype(np.float64))

@@ -14,20 +14,33 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
-from . import interpreted, many, products, updates
+from . import aggregation, interpreted, many, multigrid, products, smoothing, updates
 from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
-from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
+from .inspect import (
+    diagonal,
+    diagonal_csr,
+    fill_dia,
+    fill_probe,
+    rows_of_dia,
+    scan_csr,
+    scan_dense,
+    sort_rows,
+    survey,
+    unsort_rows,
+)
 from .networks import adam_step, blend, forward_one, momentum_step
 from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "SMALL",
     "adam_step",
+    "aggregation",
     "blend",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
+    "diagonal_csr",
     "dot",
     "fill_dia",
     "fill_probe",
@@ -36,20 +49,24 @@ __all__ = [
     "layout_name",
     "max_num_threads",
     "momentum_step",
+    "multigrid",
     "multiply",
     "multiply_many",
     "residual",
     "residual_many",
+    "rows_of_dia",
     "run",
     "scan_csr",
     "scan_dense",
     "set_num_threads",
     "share_rows",
     "share_triangle",
+    "smoothing",
     "solve_batch",
     "sort_rows",
     "steihaug_steps",
     "survey",
+    "unsort_rows",
 ]
 
 NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
