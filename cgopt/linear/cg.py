@@ -87,7 +87,8 @@ class CGSolver:
         norm, exponent, scale_m = 0.0, 0, None
         if check and self.shape[0] > 0:
             norm, exponent = require_hermitian(self.operator, "A")
-            if self.preconditioner is not None and not isinstance(self.preconditioner, Jacobi):
+            M_fixed = not getattr(self.preconditioner, "varies", False)
+            if self.preconditioner is not None and M_fixed and not isinstance(self.preconditioner, Jacobi):
                 scale_m = require_hermitian(self.preconditioner, "M")[1] + getattr(self.preconditioner, "exponent", 0)
         self._system = System(self.operator, self.preconditioner, norm, exponent, scale_m)
         self._spaces: dict[Any, Workspace] = {}

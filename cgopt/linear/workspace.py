@@ -191,6 +191,8 @@ class OnViews:
 
     def __init__(self, M: Operator, dtype: np.dtype[Any], exponent: int) -> None:
         self.M, self.dtype, self.exponent = M, dtype, exponent
+        self.varies: bool = getattr(M, "varies", False)
+        self.ratio: Any = 1.0  # of Polak and Ribiere's beta to that of a constant M, for those that vary
 
     def matvec(self, r: Array, out: Array) -> None:
         """``out = 2^exponent M r``."""
