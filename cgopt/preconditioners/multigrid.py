@@ -328,7 +328,7 @@ def aggregation_levels(A: CSR, B: Array, size: int, strength: float) -> tuple[li
         m = coarse_B.shape[0]
         if m == 0 or m > STALLED * n:
             break
-        P = multiply(smoothing(fine.A), T, m)  # P = (I - omega A) T
+        P = multiply(smoothing(fine.A, finest=not transfers), T, m)  # P = (I - omega A) T
         transfers.append(P)
         coarse = multiply(transpose(P, m), multiply(fine.A, P, m), m)  # P' A P
         levels.append(make_level(coarse, levels[0]))
@@ -360,10 +360,14 @@ def tentative(A: CSR, B: Array, size: int, theta: float) -> tuple[CSR, Array]:
     return CSR(indptr, columns.ravel(), values[held].ravel()), coarse
 
 
-def smoothing(A: CSR) -> CSR:
-    """``I - omega A`` with omega = 4 / (3 rho), rho the largest eigenvalue (Vanek, Mandel and Brezina 1996)."""
+def smoothing(A: CSR, finest: bool) -> CSR:
+    """``I - omega A`` with omega = 4 / (3 rho), rho the largest eigenvalue (Vanek, Mandel and Brezina 1996).
+
+    On the finest level a bound saves the products of an estimate, where it is known to be good; on the others, cheaper,
+    the estimate saves iterations (2-D Poisson: 10 instead of 12).
+    """
     n = A.indptr.size - 1
-    rho = cpu.scan_csr(*A)[0]  # largest row sum
+    rho = cpu.scan_csr(*A)[0] if finest else math.inf  # largest row sum
     if rho > M_MATRIX:
         work = cpu.share_rows(n, A.data.size, A.indptr)
         rho = ends_of_spectrum(lambda x, out: cpu.multiply(A, x, out, work), n, steps=8).largest
