@@ -526,19 +526,22 @@ def scale_columns(P: CSR, scale: Array) -> CSR:
 
 def shifted(A: CSR, first: int) -> CSR:
     """Columns counted from `first`, values in fp32."""
-    return CSR(A.indptr, (A.indices + np.uint64(first)).astype(np.uint32), A.data.astype(np.float32))
+    return CSR(A.indptr, A.indices + np.uint32(first), A.data.astype(np.float32))
 
 
 def joined(parts: list[CSR]) -> tuple[Array, Array, Array]:
     """Matrices below each other: one set of row pointers, columns and values."""
     if not parts:
         return np.zeros(1, np.uint32), np.empty(0, np.uint32), np.empty(0, np.float32)
-    ends = np.cumsum([part.data.size for part in parts])
-    kind = np.uint32 if ends[-1] < 2**32 else np.uint64
-    starts = np.append(0, ends[:-1]).astype(np.uint64)
-    indptr = [part.indptr[:-1] + start for part, start in zip(parts, starts, strict=True)]
+    kind = np.uint32 if sum(part.data.size for part in parts) < 2**32 else np.uint64
+    indptr = np.zeros(sum(part.indptr.size - 1 for part in parts) + 1, kind)
+    row = entry = 0
+    for part in parts:
+        n = part.indptr.size - 1
+        np.add(part.indptr[1:], kind(entry), out=indptr[row + 1 : row + 1 + n])
+        row, entry = row + n, entry + part.data.size
     return (
-        np.append(np.concatenate(indptr), np.uint64(ends[-1])).astype(kind),
+        indptr,
         np.concatenate([part.indices for part in parts]),
         np.concatenate([part.data for part in parts]),
     )

@@ -246,6 +246,21 @@ def test_aggregates_are_connected_neighbourhoods(n, theta, seed):
         assert reach[np.ix_(own, own)].all()
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("rw_coins", 40), ("heat_big2d", 20), ("G2_circuit", 20), ("ela_elbow2", 100), ("slam_intel", 100)],
+)
+def test_real_matrices_take_a_fraction_of_jacobis_iterations(name, most):
+    # Jacobi's, as counted in the collection's own index: 7770, 267, 2025, 519, 2620
+    if name not in gallery.available():
+        pytest.skip(f"{name} is not in CGOPT_DATA")
+    A, b = gallery.load(name, return_rhs=True)
+    b = np.random.default_rng(0).standard_normal(A.shape[0]) if b is None else b
+    result = cgopt.cg(A, b, M=Multigrid(A), rtol=1e-8)
+    assert result.converged
+    assert result.iterations <= most
+
+
 # --- scale --------------------------------------------------------------------------------------------------
 
 
