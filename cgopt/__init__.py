@@ -12,37 +12,48 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import operators, preconditioners
+from . import nn, operators, preconditioners
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
+    BatchResult,
     CGResult,
     CGSolver,
+    ErrorBounds,
     IterationState,
     ManyResult,
     QuadraticResult,
+    TrustRegionResult,
+    batched_cg,
     cg,
     minimize_quadratic,
+    trust_region_cg,
 )
 from .status import Status
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchResult",
     "CGResult",
     "CGSolver",
+    "ErrorBounds",
     "IterationState",
     "ManyResult",
     "QuadraticResult",
     "Status",
+    "TrustRegionResult",
+    "batched_cg",
     "cg",
     "gallery",
     "get_num_threads",
     "max_num_threads",
     "minimize_quadratic",
+    "nn",
     "operators",
     "preconditioners",
     "set_num_threads",
     "testing",
+    "trust_region_cg",
 ]
 
 

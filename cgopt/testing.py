@@ -43,9 +43,9 @@ import scipy.sparse as sp
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from .arguments import FLOAT_DTYPES, Seed, float_dtype, generator, one_of, real_number, whole_number
 from .arrays import Array, from_foreign, is_foreign, supported_dtype
 from .gallery import prescribed_spectrum
-from .gallery._common import FLOAT_DTYPES, Seed, float_dtype, generator, real_number, whole_number
 from .operators import Operator, as_operator
 
 try:
@@ -141,9 +141,7 @@ def _spectra(draw: Any, sizes: Any, condition: float, distinct: Any) -> Array:
     return eigenvalues
 
 
-def spd_matrices(
-    n: Any = None, *, dtype: Any = np.float64, condition: float = 1e3, spectrum: Any = None
-) -> Any:
+def spd_matrices(n: Any = None, *, dtype: Any = np.float64, condition: float = 1e3, spectrum: Any = None) -> Any:
     r"""Strategy for dense Hermitian positive definite matrices :math:`Q\, \mathrm{diag}(\lambda)\, Q^H`.
 
     Parameters
@@ -260,7 +258,7 @@ def sparse_spd(n: Any = None, *, dtype: Any = np.float64, kind: Any = None, form
         kind = st.sampled_from(KINDS)
     for name, value, known in (("kind", kind, KINDS), ("format", format, SPARSE_FORMATS)):
         if not _is_strategy(value):
-            _one_of(name, value, known)
+            one_of(name, value, known)
     if not _is_strategy(dtype):
         float_dtype(dtype, allowed=FLOAT_DTYPES)
     return _sparse_spd(
@@ -272,7 +270,7 @@ def sparse_spd(n: Any = None, *, dtype: Any = np.float64, kind: Any = None, form
 def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) -> Any:
     n = whole_number("n", draw(sizes))
     dtype = float_dtype(draw(dtypes), allowed=FLOAT_DTYPES)
-    kind = _one_of("kind", draw(kinds), KINDS)
+    kind = one_of("kind", draw(kinds), KINDS)
     wide = np.complex128 if dtype.kind == "c" else np.float64
     place, part = st.integers(0, n - 1), st.integers(-8, 8)
     if n <= DRAWN:
@@ -287,9 +285,7 @@ def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) ->
     values = drawn[:, 2] / 4.0 + (1j * drawn[:, 3] / 4.0 if dtype.kind == "c" else 0.0)
     row, column = np.maximum(drawn[:, 0], drawn[:, 1]), np.minimum(drawn[:, 0], drawn[:, 1])
     beside = row != column
-    lower = sp.csr_array(
-        sp.coo_array((values[beside].astype(wide), (row[beside], column[beside])), shape=(n, n))
-    )
+    lower = sp.csr_array(sp.coo_array((values[beside].astype(wide), (row[beside], column[beside])), shape=(n, n)))
     if kind == "cholesky":
         L = lower + sp.diags_array(1.0 + _sizes_in_rows(lower))
         A = L @ L.conj().T
@@ -299,7 +295,7 @@ def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) ->
     A = sp.csr_array(A).astype(dtype)
     A.sum_duplicates()
     A.eliminate_zeros()
-    return A.asformat(_one_of("format", draw(formats), SPARSE_FORMATS))
+    return A.asformat(one_of("format", draw(formats), SPARSE_FORMATS))
 
 
 def _sizes_in_rows(A: Any) -> Array:
@@ -377,7 +373,7 @@ def spd_operators(matrices: Any = None, *, forms: Collection[str] = FORMS) -> An
     """
     forms = (forms,) if isinstance(forms, str) else tuple(forms)
     for form in forms:
-        _one_of("forms", form, FORMS)
+        one_of("forms", form, FORMS)
     if matrices is None:
         matrices = st.one_of(spd_matrices(), sparse_spd(format=st.sampled_from(SPARSE_FORMATS)))
     return st.builds(_as_case, matrices, st.sampled_from(forms))
@@ -498,12 +494,6 @@ def _strategy(value: Any) -> Any:
 
 def _sizes(n: Any, name: str = "n") -> Any:
     return n if _is_strategy(n) else st.just(whole_number(name, n))
-
-
-def _one_of(name: str, value: Any, known: Collection[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return str(value)
 
 
 def _condition(value: Any) -> float:
@@ -676,9 +666,7 @@ def check_operator(
     if whole_number("samples", samples) < 2:
         raise ValueError(f"samples must be at least 2, to tell symmetry by, got {samples}")
     subject = _Subject(A, n, dtype)
-    limit = (
-        float(np.sqrt(np.finfo(subject.dtype).eps)) if rtol is None else real_number("rtol", rtol, above=0.0)
-    )
+    limit = float(np.sqrt(np.finfo(subject.dtype).eps)) if rtol is None else real_number("rtol", rtol, above=0.0)
     rng = generator(rng)
     X = [_normal(rng, (subject.n,), subject.dtype) for _ in range(samples)]
     steps = min(whole_number("steps", steps), subject.n) if definite else 0
@@ -783,11 +771,7 @@ def _check_dtype(probe: _Probe) -> _Finding:
         found == wanted,
         f"{wanted} -> {found}",
         f"the product with a {wanted} vector is {found}; compute in {wanted}, or declare dtype={found}"
-        + (
-            ""
-            if found.itemsize >= wanted.itemsize
-            else " (rounded as it is, it limits the accuracy of the solution)"
-        ),
+        + ("" if found.itemsize >= wanted.itemsize else " (rounded as it is, it limits the accuracy of the solution)"),
     )
 
 
@@ -815,15 +799,11 @@ def _check_input(probe: _Probe) -> _Finding:
 
 def _check_determinism(probe: _Probe) -> _Finding:
     again = [_wide(probe.A.product(x.copy())) for x in probe.X]
-    value = max(
-        _ratio(np.linalg.norm(y - z), np.linalg.norm(y)) for y, z in zip(probe.AX, again, strict=True)
-    )
+    value = max(_ratio(np.linalg.norm(y - z), np.linalg.norm(y)) for y, z in zip(probe.AX, again, strict=True))
     return (
         value,
         probe.limit,
-        "same vector, same bits"
-        if value == 0.0
-        else f"the same vector twice differs by rounding, {value:.1e}",
+        "same vector, same bits" if value == 0.0 else f"the same vector twice differs by rounding, {value:.1e}",
         f"two products with the same vector differ by {value:.1e} of their size (allowed {probe.limit:.1e}); "
         "fix the batch, the dropout mask, the statistics and the seed for the whole solve",
     )
@@ -914,17 +894,14 @@ def _check_matmat(probe: _Probe) -> _Finding | None:
         return None
     found, wanted = _as_numpy(A.matmat(np.stack(probe.X, axis=1))), np.stack(probe.AX, axis=1)
     if found.shape != wanted.shape:
-        bad = (
-            f"A.matmat maps {wanted.shape} to {found.shape}; it must multiply each column, and keep the shape"
-        )
+        bad = f"A.matmat maps {wanted.shape} to {found.shape}; it must multiply each column, and keep the shape"
         return _verdict(False, "", bad)
     value = _ratio(np.linalg.norm(_wide(found) - wanted), np.linalg.norm(wanted))
     return (
         value,
         probe.limit,
         f"agrees with matvec up to {value:.1e}",
-        f"A.matmat differs from matvec on its columns by {value:.1e} (allowed {probe.limit:.1e}); make both "
-        "one matrix",
+        f"A.matmat differs from matvec on its columns by {value:.1e} (allowed {probe.limit:.1e}); make both one matrix",
     )
 
 
@@ -937,9 +914,7 @@ def _check_rmatvec(probe: _Probe) -> _Finding | None:
     except NotImplementedError:
         return None
     if found.shape != v.shape:
-        return _verdict(
-            False, "", f"A.rmatvec maps {v.shape} to {found.shape}; return an array of shape {v.shape}"
-        )
+        return _verdict(False, "", f"A.rmatvec maps {v.shape} to {found.shape}; return an array of shape {v.shape}")
     size = np.linalg.norm(Au) * np.linalg.norm(v) + np.linalg.norm(found) * np.linalg.norm(u)
     value = _ratio(abs(_form(v, Au) - _form(found, u)) * np.sqrt(A.n), size)
     return (
@@ -1024,9 +999,7 @@ def _run(probe: _Probe) -> tuple[Check, ...]:
             checks.append(Check(name, False, f"A raised {type(error).__name__}: {error}"))
             continue
         if finding is None:
-            checks.append(
-                Check(name, None, "not asked for" if name == "definiteness" else "not offered by A")
-            )
+            checks.append(Check(name, None, "not asked for" if name == "definiteness" else "not offered by A"))
             continue
         value, limit, good, bad = finding
         passed = value <= limit

@@ -254,9 +254,7 @@ def arguments(name, dtype, n=8100):
     if np.dtype(dtype).kind == "c":
         v = [(a + 1j * a[::-1]).astype(dtype) for a in v]
     return {
-        "sum_of_squares": (v[0],),
         "dot": (v[0], v[1]),
-        "real_dot": (v[0], v[1]),
         "apply_dot_csr": (layout(dtype), v[0], v[1]),
         "residual_csr": (layout(dtype), v[0], 1.0, v[1], v[2]),
         "update_residual_identity": (None, 0.3, v[0], v[1], v[2]),
@@ -265,9 +263,7 @@ def arguments(name, dtype, n=8100):
 
 
 KERNELS = [
-    (updates, "sum_of_squares", np.float32),
-    (updates, "dot", np.float64),
-    (products, "real_dot", np.complex128),
+    (updates, "dot", np.complex128),
     (products, "apply_dot_csr", np.float64),
     (products, "residual_csr", np.float32),
     (updates, "update_residual_identity", np.float64),

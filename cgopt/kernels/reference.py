@@ -128,6 +128,108 @@ def restart_many(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: 
         rz[j], pp[j] = restart(M, r[j], z[j], p[j], w)
 
 
+# For batches of small systems, each solved by itself (`batch`): no chunks, and the preconditioner always a diagonal.
+
+
+def take(A: Any, k: Any) -> Any:
+    """System k of a batch."""
+    return Dense(A.values[k]) if isinstance(A, Dense) else CSR(A.indptr, A.indices, A.data[k])
+
+
+def look(A: Any, inverse: Any, jacobi: Any) -> tuple[Any, Any]:
+    """Write the inverse diagonal (ones if not `jacobi`); largest row sum, and first row whose diagonal is not positive.
+
+    The sum is NaN or infinite if an entry is.
+    """
+    dense = product(A, np.eye(inverse.shape[0], dtype=inverse.dtype))
+    diagonal = np.diag(dense)
+    with np.errstate(divide="ignore"):
+        inverse[...] = 1.0 / diagonal if jacobi else 1.0
+    bad = np.flatnonzero(~(diagonal > 0.0))
+    return float(np.max(np.sum(abs(dense), axis=1, dtype=np.float64))), int(bad[0]) if bad.size else -1
+
+
+def asymmetry(A: Any, mirror: Any) -> float:
+    """Largest difference of two entries that should be equal; ``mirror[e]`` is the place of entry e's in CSR, or -1."""
+    if isinstance(A, Dense):
+        return float(np.max(abs(A.values - A.values.T)))
+    mirrored = np.where(mirror < 0, 0.0, A.data[mirror])
+    return float(np.max(abs(A.data - mirrored), initial=0.0))
+
+
+def square(v: Any) -> Any:
+    """``v'v``."""
+    return dot(v, v)
+
+
+def multiply(A: Any, p: Any, q: Any) -> Any:
+    """``q = A p``; returns ``p'q``."""
+    return apply_dot(A, p, q, None)
+
+
+def true_residual(A: Any, b: Any, x: Any, r: Any) -> Any:
+    """``r = b - A x``; returns ``r'r``."""
+    return residual(A, b, 1.0, x, r, None)
+
+
+def step(inverse: Any, alpha: Any, p: Any, q: Any, r: Any, x: Any) -> tuple[Any, Any, Any]:
+    """``x += alpha p``, ``r -= alpha q``; returns ``r'r``, ``r'M r``, ``x'x``."""
+    x += (alpha * p).astype(x.dtype)
+    r -= (alpha * q).astype(r.dtype)
+    return dot(r, r), dot(r, inverse * r), dot(x, x)
+
+
+def turn(inverse: Any, beta: Any, r: Any, p: Any) -> Any:
+    """``p = M r + beta p``; returns ``p'p``."""
+    p[...] = inverse * r + beta * p
+    return dot(p, p)
+
+
+def weigh(inverse: Any, r: Any) -> Any:
+    """``r'M r``."""
+    return dot(r, inverse * r)
+
+
+def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
+    """``p = M r``; returns ``r'p``, ``p'p``."""
+    p[...] = inverse * r
+    return dot(r, p), dot(p, p)
+def adam_step(
+    theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
+) -> None:
+    """``m += (1 - beta1)(g - m)``, ``v += (1 - beta2)(g^2 - v)``, ``theta -= rate m / (sqrt(spread v) + eps)``."""
+    m[...] = beta1 * m + (1.0 - beta1) * gradient
+    v[...] = beta2 * v + (1.0 - beta2) * gradient * gradient
+    theta -= rate * m / (np.sqrt(spread * v) + eps)
+
+
+def momentum_step(theta: Any, gradient: Any, velocity: Any, rate: Any, mu: Any, ahead: Any, w: Any) -> None:
+    """``V = mu V - rate g``; ``theta += V``, or looking ahead ``theta += mu V - rate g``."""
+    velocity[...] = mu * velocity - rate * gradient
+    theta += mu * velocity - rate * gradient if ahead else velocity
+
+
+def blend(target: Any, theta: Any, tau: Any, w: Any) -> None:
+    """``target += tau (theta - target)``."""
+    target += tau * (theta - target)
+
+
+def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
+    """Run a network on one observation, ``states[0]``; ``states[l]`` receives layer l's output, in its first places."""
+    activations = (
+        lambda a: a,
+        np.tanh,
+        lambda a: 0.5 + 0.5 * np.tanh(0.5 * a),
+        lambda a: np.maximum(a, 0.0),
+        lambda a: np.logaddexp(a, 0.0),
+    )
+    start = 0
+    for layer, code in enumerate(codes):
+        inputs, units = sizes[layer], sizes[layer + 1]
+        W = theta[start : start + inputs * units].reshape(inputs, units)
+        b = theta[start + inputs * units : start + (inputs + 1) * units]
+        states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
+        start += (inputs + 1) * units
 def v_cycle(H: Hierarchy) -> Any:
     """``x = V b`` on level 0 of a multigrid hierarchy, whose b is read; in fp64, by dense matrices. Returns x."""
     rows, count = H.rows, H.b.shape[0]

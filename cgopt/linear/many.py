@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays import Array, real_view
 from ..kernels import cpu, loops
 from ..status import OF_CODE
+from .one import FAITHFUL, error_goal_of
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
@@ -31,6 +32,13 @@ def group_sizes(system: System, itemsize: int, k: int) -> list[int]:
     if k < 2 * groups:
         groups -= 1
     return [k // groups + (i < k % groups) for i in range(groups)]
+
+
+def steps_of(log: Array, j: int) -> Array:
+    """The log of one system, which leaves zeros once it has ended: its last iteration is the last with a step."""
+    moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
+    mine: Array = log[: moved[-1] + 1 if moved.size else 0, j]
+    return mine
 
 
 def solve_many(
@@ -85,6 +93,10 @@ def solve_group(
         r[...] = right
     with np.errstate(over="ignore"):
         targets = np.maximum(goal.rtol * norms, goal.atol * 2.0**exponents) ** 2
+    error_goals = []
+    if goal.criterion == "error":
+        targets[:] = 0.0
+        error_goals = [error_goal_of(system, goal, int(exponents[j]), x[j], right[j], r[j]) for j in range(k)]
     S[:] = 0.0
     S[:, loops.RR] = S[:, loops.BEST] = rr
     S[:, loops.TARGET], S[:, loops.UNIT], S[:, loops.NORM_A] = targets, space.unit, system.norm
@@ -94,6 +106,9 @@ def solve_group(
     iterations, logs, stopped = 0, [], False
     stride = 1 if listeners.each_iteration else space.slice
     while (codes == loops.RUNNING).any() and iterations < goal.maxiter and not stopped:
+        steps = min(stride, goal.maxiter - iterations)
+        if error_goals:
+            steps = min(steps, goal.stride(iterations))
         done = space.steps(
             w,
             layout,
@@ -110,12 +125,17 @@ def solve_group(
             w,
             space.work_real,
             iterations == 0,
-            min(stride, goal.maxiter - iterations),
+            steps,
         )
         iterations += done
         logs.append(space.log[:done].copy())
         if listeners.any and done:
             stopped = listeners.stop(x.T, shifts, iterations, logs[-1][-1], targets, exponents, system.ritz_exponent)
+        for j, error_goal in enumerate(error_goals):
+            logs = [np.concatenate(logs)]
+            mine = steps_of(logs[0], j)
+            if codes[j] in (loops.RUNNING, loops.STAGNATED) and mine.size and error_goal.met(mine, S[j, loops.RZ0]):
+                codes[j] = loops.ACCURATE
     log = np.concatenate(logs) if logs else space.log[:0]
     true = S[:, loops.RR].copy()
     unsure = np.flatnonzero((codes != loops.CONVERGED) & (codes != loops.STAGNATED))
@@ -123,6 +143,9 @@ def solve_group(
         cpu.residual_many(layout, right, x, r, true, unsure, w)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
+    for j in range(k):
+        if codes[j] == loops.ACCURATE and true[j] > FAITHFUL * steps_of(log, j)[-1, loops.LOG_RR]:
+            codes[j] = loops.STAGNATED
     for j in range(k):
         if shifts[j] and space.unscale(
             x[j], int(shifts[j])
@@ -134,9 +157,7 @@ def solve_group(
 
     columns = []
     for j in range(k):
-        # A system that has ended leaves zeros in the log: its last iteration is the last with a step.
-        moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
-        count = int(moved[-1]) + 1 if moved.size else 0
+        mine = steps_of(log, j)
         direction = None
         if codes[j] in (loops.INDEFINITE, loops.SINGULAR):
             direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, j].copy()
@@ -144,9 +165,9 @@ def solve_group(
             CGResult(
                 x[j],
                 OF_CODE[int(codes[j])],
-                count,
+                mine.shape[0],
                 times_power(math.sqrt(true[j]), -int(exponents[j])),
-                log[:count, j].copy(),
+                mine.copy(),
                 (float(rr[j]), float(S[j, loops.RZ0])),
                 (system.exponent, int(exponents[j]), system.ritz_exponent),
                 direction,

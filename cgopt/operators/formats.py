@@ -58,7 +58,7 @@ def to_csr(A: Layout) -> CSR:
     """Any layout as compressed rows; a new matrix unless it is one already."""
     if isinstance(A, CSR):
         return A
-    if isinstance(A, Dense):
+    if isinstance(A, Dense | DenseLower):
         return csr_arrays(sp.csr_array(A.values))
     if isinstance(A, SortedCSR):
         out = CSR(np.empty_like(A.indptr), np.empty_like(A.indices), np.empty_like(A.data))
@@ -71,7 +71,7 @@ def to_csr(A: Layout) -> CSR:
     return out
 
 
-def choose(A: CSR, wanted: str | None = None) -> tuple[Layout, str]:
+def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA, str]:
     """Pick a layout for a sparse matrix.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import scipy.sparse as sp
 
 from ..arrays import Array, as_array, from_foreign, is_foreign, real_view, supported_dtype
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, Layout
+from ..kernels.layouts import CSR, DIA, Dense, SortedCSR
 from . import formats
 from .base import Operator
 
@@ -90,10 +91,24 @@ class MatrixOperator(Operator):
             layout = layout._replace(**{field: np.ldexp(real_view(stored), self.exponent).view(stored.dtype)})
             norm = _scan(layout)[0]
         self.norm_bound, self.bad_row = float(norm), int(bad_row)
-        self.layout: Layout = layout
+        self.layout: Dense | CSR | SortedCSR | DIA = layout
         if isinstance(layout, CSR):
             self.layout, self.why = formats.choose(layout, format)
         self.work = cpu.share_rows(*self.shares)
+        self._source = weakref.ref(A)
+
+    def same_matrix(self, other: Operator) -> bool:
+        """Whether the other operator was made from the very same matrix."""
+        if self is other or not isinstance(other, MatrixOperator):
+            return self is other
+        return self._source() is not None and self._source() is other._source()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_source"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._source = weakref.ref(self)
 
     @property
     def shares(self) -> tuple[int, int, Any]:

@@ -45,7 +45,7 @@ def ends_of_spectrum(
     work = cpu.share_rows(n, 4 * n)
 
     def dot(a: Array, b: Array) -> float:
-        return float(cpu.run(cpu.real_dot, work, a, b, work))
+        return float(cpu.run(cpu.dot, work, a, b, work))
 
     v, before, w = np.empty(n, dtype), np.zeros(n, dtype), np.empty(n, dtype)
     v[...] = probe_vectors(n, np.dtype(np.float64), 1)[0]

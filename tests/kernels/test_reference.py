@@ -259,7 +259,6 @@ def test_nan_and_infinity_come_through(form, value):
         )
     v = np.ones(N)
     v[3] = value
-    assert not np.isfinite(updates.sum_of_squares[form](v, chunks()))
     assert not np.isfinite(updates.dot[form](v, np.ones(N), chunks()))
 
 
@@ -284,17 +283,10 @@ def assert_close(found, twin, dtype, size, operations=4):
     assert (np.abs(found - twin) <= operations * roundoff(dtype) * size).all()
 
 
-@pytest.mark.parametrize(("dtype", "form"), REAL)
-def test_dot_and_sum_of_squares(dtype, form):
+@pytest.mark.parametrize(("dtype", "form"), [*REAL, (C128, SERIAL), (C64, THREADED)])
+def test_dot(dtype, form):
     r, _, p, _, _ = state(dtype)
     assert_sums((updates.dot[form](r, p, chunks()), reference.dot(r, p)), r, p)
-    assert_sums((updates.sum_of_squares[form](r, chunks()), reference.dot(r, r)), r, r)
-
-
-@pytest.mark.parametrize(("dtype", "form"), [*REAL, (C128, SERIAL), (C64, THREADED)])
-def test_real_dot_of_products_by_functions(dtype, form):
-    r, _, p, _, _ = state(dtype)
-    assert_sums((products.real_dot[form](r, p, chunks()), reference.dot(r, p)), r, p)
 
 
 @pytest.mark.parametrize("kind", ["identity", "diagonal"])

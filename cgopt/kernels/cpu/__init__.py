@@ -1,7 +1,7 @@
 """The CPU backend: Numba kernels, and the loops bound to them.
 
-`cg_steps` and `cg_steps_many` return a loop for a layout and a kind of preconditioner. Where both are arrays the
-whole loop is compiled; where one is Python the same text is interpreted, its vector updates compiled.
+`cg_steps`, `cg_steps_many` and `steihaug_steps` return a loop for a layout and a kind of preconditioner. Where both
+are arrays the whole loop is compiled; where one is Python the same text is interpreted, its vector updates compiled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
-from . import aggregation, interpreted, many, multigrid, products, smoothing, updates
+from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
+from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
 from .inspect import (
     diagonal,
@@ -28,23 +29,31 @@ from .inspect import (
     survey,
     unsort_rows,
 )
-from .threads import get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
+from .networks import adam_step, blend, forward_one, momentum_step
+from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
+    "SMALL",
+    "SWEEPING",
+    "adam_step",
     "aggregation",
+    "blend",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
     "diagonal_csr",
+    "dot",
+    "factorization",
     "fill_dia",
     "fill_probe",
+    "forward_one",
     "get_num_threads",
     "layout_name",
     "max_num_threads",
+    "momentum_step",
     "multigrid",
     "multiply",
     "multiply_many",
-    "real_dot",
     "residual",
     "residual_many",
     "rows_of_dia",
@@ -55,18 +64,20 @@ __all__ = [
     "share_rows",
     "share_triangle",
     "smoothing",
+    "solve_batch",
     "sort_rows",
-    "sum_of_squares",
+    "steihaug_steps",
     "survey",
+    "sweeps",
     "unsort_rows",
 ]
 
 NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
+SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
-sum_of_squares = updates.sum_of_squares
-real_dot = products.real_dot
+dot = updates.dot
 for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge, loops.select):
     helper(_scalar_helper)
 
@@ -80,7 +91,10 @@ def _primitive(stem: str, suffix: str, form: int | None) -> Any:
     """A primitive by name: form 0 serial, 1 threaded, None chosen at each call (in interpreted loops)."""
     if suffix == PYTHON:
         return getattr(interpreted, stem)
-    module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
+    if suffix in SWEEPING:
+        module = sweeps
+    else:
+        module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
     kernel = getattr(module, f"{stem}_{suffix}")
     return _either(kernel) if form is None else kernel[form]
 
@@ -127,12 +141,22 @@ def cg_steps(layout: str, kind: str) -> Loop:
     Parameters
     ----------
     layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
-    kind : {"identity", "diagonal", "python"}
+    kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is.
     """
-    stems = {"apply_dot": layout, "residual": layout}
-    stems |= {stem: kind for stem in VECTOR_PASSES}
-    return Loop(loops.cg_steps, stems, f"{layout}_{kind}")
+    return Loop(loops.cg_steps, _stems(layout, kind), f"{layout}_{kind}")
+
+
+@functools.cache
+def steihaug_steps(layout: str, kind: str) -> Loop:
+    """The loop of trust regions; parameters as for `cg_steps`."""
+    return Loop(loops.steihaug_steps, _stems(layout, kind), f"{layout}_{kind}")
+
+
+def _stems(layout: str, kind: str) -> dict[str, str]:
+    """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
+    stems = {"apply_dot": "eisenstat" if kind == "eisenstat" else layout, "residual": layout}
+    return stems | {stem: kind for stem in VECTOR_PASSES}
 
 
 @functools.cache

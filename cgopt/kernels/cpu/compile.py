@@ -111,6 +111,14 @@ def inline(text: Callable[..., Any]) -> Any:
     return numba.njit(inline="always", error_model="numpy")(text)
 
 
+def chunk(fastmath: set[str]) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: what a kernel does to one chunk of rows, merged into it after compilation.
+
+    The kernel's own code, which numba takes through many passes where it is threaded, then stays small.
+    """
+    return numba.njit(fastmath=fastmath, error_model="numpy", forceinline=True)
+
+
 def helper(text: Callable[..., Any]) -> Any:
     """A small function that kernels call once a pass."""
     return numba.extending.register_jitable(text)

@@ -15,10 +15,8 @@ import numpy as np
 from numba import prange
 
 from ..loops import bind
-from .compile import REASSOCIATE, helper, pair
+from .compile import CONTRACT, REASSOCIATE, helper, pair
 from .products import (
-    FLAGS,
-    real_product,
     rows_csr,
     rows_dense,
     rows_dia,
@@ -28,6 +26,7 @@ from .products import (
     true_rows_dia,
     true_rows_sorted,
 )
+from .updates import real_product
 
 U = np.uint64
 TILE = 1024  # rows; a multiple of the window of `SortedCSR`. Ten entries a row make 120 kB: second-level cache
@@ -51,6 +50,9 @@ def clear(sums: Any, t: int) -> None:
         sums[t, j] = 0.0
 
 
+rows: Callable[..., Any] = rows_csr  # `bind` puts the layout's own in its place
+
+
 def _apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
@@ -60,7 +62,7 @@ def _apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
             high = min(low + TILE, bounds[t + 1])
             for a in range(act.shape[0]):
                 j = act[a]
-                sums[t, j] += rows(A, p[j], q[j], low, high)  # noqa: F821 (bound below)
+                sums[t, j] += rows(A, p[j], q[j], low, high)
             low = high
     collect(sums, 0, act, pq)
 
@@ -71,19 +73,18 @@ def _residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Any) ->
         clear(sums, t)
         for a in range(act.shape[0]):
             j = act[a]
-            sums[t, j] = rows(A, b[j], 1.0, x[j], r[j], bounds[t], bounds[t + 1])  # noqa: F821 (bound below)
+            sums[t, j] = rows(A, b[j], 1.0, x[j], r[j], bounds[t], bounds[t + 1])
     collect(sums, 0, act, rr)
 
 
 def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``apply_dot_many_<name>(A, p, q, pq, act, w)``: ``q_j = A p_j``, ``pq[j] = p_j'q_j`` for j in act."""
-    return pair(FLAGS[name])(bind(_apply_dot_many, f"apply_dot_many_{name}", {"rows": rows}))
+    return pair(CONTRACT)(bind(_apply_dot_many, f"apply_dot_many_{name}", {"rows": rows}))
 
 
 def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``residual_many_<name>(A, b, x, r, rr, act, w)``: ``r_j = b_j - A x_j``, ``rr[j] = r_j'r_j`` for j in act."""
-    flags = FLAGS["csr"] if name == "dia" else FLAGS[name]
-    return pair(flags)(bind(_residual_many, f"residual_many_{name}", {"rows": rows}))
+    return pair(CONTRACT)(bind(_residual_many, f"residual_many_{name}", {"rows": rows}))
 
 
 apply_dot_many_csr = product_kernel("csr", rows_csr)

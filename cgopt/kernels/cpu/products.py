@@ -20,31 +20,16 @@ from numba import prange
 
 from ..layouts import WINDOW
 from ..loops import bind
-from .compile import CONTRACT, REASSOCIATE, inline, pair
-from .updates import total
+from .compile import CONTRACT, REASSOCIATE, chunk, inline, pair
+from .updates import real_product, total
 
 U = np.uint64
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
 TILE = 2048  # rows of q kept in first-level cache while the diagonals pass over it
 MASK = U(WINDOW - 1)
 
-
-@inline
-def real_product(a: Any, b: Any) -> Any:
-    """Real part of ``conj(a) b`` in fp64; for real arguments the second term folds away."""
-    return np.float64(a.real) * np.float64(b.real) + np.float64(a.imag) * np.float64(b.imag)
-
-
-@pair(REASSOCIATE)
-def real_dot(a: Any, b: Any, w: Any) -> Any:
-    """Real part of ``a^H b`` in fp64."""
-    bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        ab = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            ab += real_product(a[i], b[i])
-        sums[t, 0] = ab
-    return total(sums, 0)
+# The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
+FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "lower": REASSOCIATE, "dia": REASSOCIATE}
 
 
 @inline
@@ -65,7 +50,7 @@ def row_sum(indices: Any, data: Any, p: Any, k: Any, end: Any, one: Any, zero: A
 # ``rows_<layout>(A, p, q, low, high)``: rows low to high of ``q = A p``; returns their part of ``p'q``.
 
 
-@inline
+@chunk(FLAGS["csr"])
 def rows_csr(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Compressed sparse rows."""
     indptr, indices, data = A.indptr, A.indices, A.data
@@ -82,7 +67,7 @@ def rows_csr(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
-@inline
+@chunk(FLAGS["sorted"])
 def rows_sorted(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Rows sorted by length in windows; low and high are multiples of the window, or the last row."""
     indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
@@ -100,7 +85,7 @@ def rows_sorted(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
-@inline
+@chunk(FLAGS["dense"])
 def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Dense rows."""
     values = A.values
@@ -134,7 +119,7 @@ def add_panel(values: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
     return 2.0 * (real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3))
 
 
-@inline
+@chunk(FLAGS["lower"])
 def rows_lower(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Lower triangle of a dense matrix, rows low to high: writes q before high."""
     values = A.values
@@ -168,9 +153,9 @@ def rows_lower(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
 
 
 # Diagonals. The more of them are read side by side, the nearer memory comes to its full rate (one after the other
-# gives 60 % of it): three, five and seven, which are the stencils of the Laplacian, have a loop of their own, with p'q
-# in it; more are added four at a time. Shifts are added modulo 2^64, so that ``i + shift`` is the column for negative
-# offsets too.
+# gives 60 % of it): five and seven, which are the stencils of the Laplacian, have a loop of their own, with p'q in it;
+# other numbers are added three at a time. (Each such loop costs compile time.) Shifts are added modulo 2^64, so that
+# ``i + shift`` is the column for negative offsets too.
 
 
 @inline
@@ -181,15 +166,9 @@ def sum_of_three(data: Any, p: Any, i: Any, d: Any, s0: Any, s1: Any, s2: Any) -
 
 @inline
 def inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, count: Any) -> Any:
-    """``q = A p`` and ``p'q`` for rows in which all of three, five or seven diagonals lie inside the matrix."""
+    """``q = A p`` and ``p'q`` for rows in which all of five or seven diagonals lie inside the matrix."""
     pq = 0.0
     s0, s1, s2 = U(offsets[0]), U(offsets[1]), U(offsets[2])
-    if count == 3:
-        for i in range(low, high):
-            qi = sum_of_three(data, p, i, U(0), s0, s1, s2)
-            q[i] = qi
-            pq += real_product(p[i], qi)
-        return pq
     s3, s4 = U(offsets[3]), U(offsets[4])
     if count == 5:
         for i in range(low, high):
@@ -219,12 +198,12 @@ def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, insi
     d = U(0)
     left = offsets.shape[0]
     while left > 0:
-        if inside and left >= 4:
-            s0, s1, s2, s3 = U(offsets[d]), U(offsets[d + ONE]), U(offsets[d + TWO]), U(offsets[d + THREE])
+        if inside and left >= 3:
+            s0, s1, s2 = U(offsets[d]), U(offsets[d + ONE]), U(offsets[d + TWO])
             for i in range(U(low), U(high)):
-                q[i] += sum_of_three(data, p, i, d, s0, s1, s2) + data[d + THREE, i] * p[i + s3]
-            d += FOUR
-            left -= 4
+                q[i] += sum_of_three(data, p, i, d, s0, s1, s2)
+            d += THREE
+            left -= 3
         else:  # near the first row or the last: each diagonal over the rows that it has
             s0 = U(offsets[d])
             first = max(low, -offsets[d])
@@ -239,7 +218,7 @@ def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, insi
     return pq
 
 
-@inline
+@chunk(FLAGS["dia"])
 def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Diagonals."""
     offsets, data = A.offsets, A.data
@@ -250,7 +229,7 @@ def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     first = low
     while first < high:
         inside = inner_first <= first < inner_last
-        if inside and (count == 3 or count == 5 or count == 7):
+        if inside and (count == 5 or count == 7):
             last = min(high, inner_last)
             pq += inner_rows(offsets, data, p, q, U(first), U(last), count)
         else:
@@ -269,7 +248,7 @@ def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
 # convergence is judged by.
 
 
-@inline
+@chunk(FLAGS["csr"])
 def true_rows_csr(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Compressed sparse rows."""
     indptr, indices, data = A.indptr, A.indices, A.data
@@ -285,7 +264,7 @@ def true_rows_csr(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
     return rr
 
 
-@inline
+@chunk(FLAGS["sorted"])
 def true_rows_sorted(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Rows sorted by length in windows."""
     indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
@@ -302,7 +281,7 @@ def true_rows_sorted(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high:
     return rr
 
 
-@inline
+@chunk(FLAGS["dense"])
 def true_rows_dense(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Dense rows."""
     values = A.values
@@ -317,7 +296,7 @@ def true_rows_dense(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: 
     return rr
 
 
-@inline
+@chunk(CONTRACT)  # each column index is tested for being inside: nothing to vectorise
 def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Diagonals."""
     offsets, data = A.offsets, A.data
@@ -335,27 +314,26 @@ def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
     return rr
 
 
-# The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
-FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "lower": REASSOCIATE, "dia": REASSOCIATE}
+rows: Callable[..., Any] = rows_csr  # `bind` puts the layout's own in its place
 
 
 def _apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])  # noqa: F821 (bound below)
+        sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])
     return total(sums, 0)
 
 
 def _residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
-        sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])  # noqa: F821 (bound below)
+        sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
     return total(sums, 0)
 
 
 def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``apply_dot_<name>(A, p, q, w)``: ``q = A p``; returns ``p'q``."""
-    return pair(FLAGS[name])(bind(_apply_dot, f"apply_dot_{name}", {"rows": rows}))
+    return pair(CONTRACT)(bind(_apply_dot, f"apply_dot_{name}", {"rows": rows}))
 
 
 @pair(REASSOCIATE)
@@ -378,9 +356,7 @@ def apply_dot_lower(A: Any, p: Any, q: Any, w: Any) -> Any:
 
 def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``residual_<name>(A, b, scale, x, r, w)``: ``r = scale b - A x``; returns ``r'r``."""
-    # Diagonals' residual tests every column index for being inside: nothing to vectorise.
-    flags = CONTRACT if name == "dia" else FLAGS[name]
-    return pair(flags)(bind(_residual, f"residual_{name}", {"rows": rows}))
+    return pair(CONTRACT)(bind(_residual, f"residual_{name}", {"rows": rows}))
 
 
 apply_dot_csr = product_kernel("csr", rows_csr)

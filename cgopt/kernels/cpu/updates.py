@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import REASSOCIATE, helper, pair
+from .compile import REASSOCIATE, chunk, helper, inline, pair
 
 U = np.uint64
 
@@ -33,27 +33,20 @@ def total(sums: Any, column: int) -> Any:
     return out
 
 
-@pair(REASSOCIATE)
-def sum_of_squares(v: Any, w: Any) -> Any:
-    """``v'v`` in fp64."""
-    bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        vv = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            vi = np.float64(v[i])
-            vv += vi * vi
-        sums[t, 0] = vv
-    return total(sums, 0)
+@inline
+def real_product(a: Any, b: Any) -> Any:
+    """Real part of ``conj(a) b`` in fp64; for real arguments the second term folds away."""
+    return np.float64(a.real) * np.float64(b.real) + np.float64(a.imag) * np.float64(b.imag)
 
 
 @pair(REASSOCIATE)
 def dot(a: Any, b: Any, w: Any) -> Any:
-    """``a'b`` in fp64."""
+    """Real part of ``a^H b`` in fp64."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
         ab = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
-            ab += np.float64(a[i]) * np.float64(b[i])
+            ab += real_product(a[i], b[i])
         sums[t, 0] = ab
     return total(sums, 0)
 
@@ -93,6 +86,22 @@ def update_residual_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any)
     return total(sums, 0), total(sums, 1)
 
 
+@chunk(REASSOCIATE)
+def add_direction(a: Any, b: Any, z: Any, p: Any, x: Any, low: Any, high: Any) -> Any:
+    """``x += a p``, ``p = z + b p``; the parts of ``x'x``, ``p'p``."""
+    xx = 0.0
+    pp = 0.0
+    for i in range(U(low), U(high)):
+        pi = p[i]
+        xi = x[i] + a * pi
+        x[i] = xi
+        pi = z[i] + b * pi
+        p[i] = pi
+        xx += np.float64(xi) * np.float64(xi)
+        pp += np.float64(pi) * np.float64(pi)
+    return xx, pp
+
+
 @pair(REASSOCIATE)
 def update_direction_identity(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
     """``x += alpha p``, ``p = r + beta p``; returns ``x'x``, ``p'p``."""
@@ -100,18 +109,7 @@ def update_direction_identity(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: 
     a = x.dtype.type(alpha)
     b = x.dtype.type(beta)
     for t in prange(sums.shape[0]):
-        xx = 0.0
-        pp = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            pi = p[i]
-            xi = x[i] + a * pi
-            x[i] = xi
-            pi = r[i] + b * pi
-            p[i] = pi
-            xx += np.float64(xi) * np.float64(xi)
-            pp += np.float64(pi) * np.float64(pi)
-        sums[t, 0] = xx
-        sums[t, 1] = pp
+        sums[t, 0], sums[t, 1] = add_direction(a, b, r, p, x, bounds[t], bounds[t + 1])
     return total(sums, 0), total(sums, 1)
 
 
