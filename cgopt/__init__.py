@@ -15,25 +15,34 @@ from typing import Any
 from . import nn, operators, preconditioners
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
+    BatchResult,
     CGResult,
     CGSolver,
+    ErrorBounds,
     IterationState,
     ManyResult,
     QuadraticResult,
+    TrustRegionResult,
+    batched_cg,
     cg,
     minimize_quadratic,
+    trust_region_cg,
 )
 from .status import Status
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchResult",
     "CGResult",
     "CGSolver",
+    "ErrorBounds",
     "IterationState",
     "ManyResult",
     "QuadraticResult",
     "Status",
+    "TrustRegionResult",
+    "batched_cg",
     "cg",
     "gallery",
     "get_num_threads",
@@ -44,6 +53,7 @@ __all__ = [
     "preconditioners",
     "set_num_threads",
     "testing",
+    "trust_region_cg",
 ]
 
 

@@ -149,12 +149,8 @@ def _add_solve(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", metavar="N", type=_count, help="threads to use; by default all cores")
     parser.add_argument("--save", metavar="X.npy", type=Path, help="write the solution to this file")
-    parser.add_argument(
-        "--plot", metavar="FILE.png", type=Path, help="draw the residual norms into this file"
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="print nothing but errors; the exit status tells"
-    )
+    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the residual norms into this file")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors; the exit status tells")
     return parser
 
 
@@ -173,8 +169,7 @@ def _add_demo(commands: Any) -> argparse.ArgumentParser:
         metavar="SIZE",
         type=_one_of("size", demo.NODES),
         default="full",
-        help=" or ".join(f"{name} ({2 * nodes:,} unknowns)" for name, nodes in demo.NODES.items())
-        + "; default full",
+        help=" or ".join(f"{name} ({2 * nodes:,} unknowns)" for name, nodes in demo.NODES.items()) + "; default full",
     )
     parser.add_argument(
         "--output",
@@ -228,9 +223,7 @@ def _solve(options: argparse.Namespace) -> int:
         _ask(set_num_threads, options.threads)
     if options.save is not None:
         if options.save.suffix != ".npy":
-            raise Refused(
-                f"--save writes a NumPy file; name one that ends in .npy, not {str(options.save)!r}"
-            )
+            raise Refused(f"--save writes a NumPy file; name one that ends in .npy, not {str(options.save)!r}")
         check_writable(options.save)
     if options.plot is not None:
         check_picture(options.plot)
@@ -428,9 +421,7 @@ class _Display:
         self.where = f"at iteration {state.iteration:,}, residual {share:.2g} of |b|"
         if not self._shown:
             return
-        if (
-            0.0 < state.target < self._norm and 0.0 < share < 1.0
-        ):  # in digits, of which CG gains about as many each
+        if 0.0 < state.target < self._norm and 0.0 < share < 1.0:  # in digits, of which CG gains about as many each
             self._done = max(self._done, math.log(share) / math.log(state.target / self._norm))
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=self.where)

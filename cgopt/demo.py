@@ -70,9 +70,7 @@ class Flange:
         du = np.einsum("eai,eaj->eij", self.displacements(x)[self.triangles], gradients)
         strain = (du + du.transpose(0, 2, 1)) / 2
         lam, mu = _lame()
-        along = lam * np.trace(
-            strain, axis1=1, axis2=2
-        )  # of which plane strain has a share in the third direction
+        along = lam * np.trace(strain, axis1=1, axis2=2)  # of which plane strain has a share in the third direction
         xx, yy, xy = (
             along + 2 * mu * strain[:, 0, 0],
             along + 2 * mu * strain[:, 1, 1],
@@ -117,9 +115,7 @@ def flange(nodes: int, seed: int = 0) -> Flange:
     unknowns = (2 * triangles[:, :, None] + np.arange(2)).reshape(-1, 6)
     row, column = np.tril_indices(6)
     rows, columns = unknowns[:, row], unknowns[:, column]
-    stiffness = symmetric_csr(
-        np.maximum(rows, columns), np.minimum(rows, columns), K[:, row, column], 2 * len(points)
-    )
+    stiffness = symmetric_csr(np.maximum(rows, columns), np.minimum(rows, columns), K[:, row, column], 2 * len(points))
 
     radius = np.hypot(*points.T)
     # A snug shaft presses outwards, by the cosine of the angle from straight down.
@@ -306,9 +302,7 @@ def run(size: str = "full", output: Path | None = None) -> bool:
     apart = np.linalg.norm(peer.x - ours.x) / np.linalg.norm(peer.x)
     print(f"\nTimes: best of {len(rounds)}, in turn. The solutions differ by {apart:.1e} of their size.")
     if load > 1.0:
-        print(
-            f"Other programs keep this machine busy (load {load:.1f}): on a quiet one the times are others."
-        )
+        print(f"Other programs keep this machine busy (load {load:.1f}): on a quiet one the times are others.")
     if output is not None:
         _draw(problem, peer, ours, output)
         print(f"The picture is in {output}.")
@@ -324,16 +318,12 @@ def _draw(problem: Flange, peer: Run, ours: Run, path: Path) -> None:
 
     u, stress = problem.displacements(ours.x), problem.von_mises(ours.x) / 1e6
     largest = np.hypot(*u.T).max()
-    factor = float(
-        f"{0.006 / largest:.0e}"
-    )  # enlarged until the largest displacement is about 6 mm on the drawing
+    factor = float(f"{0.006 / largest:.0e}")  # enlarged until the largest displacement is about 6 mm on the drawing
     moved = 1e3 * (problem.points + factor * u)
     mesh = Triangulation(*moved.T, problem.triangles)
     # Rasterised at the nodes' own values; the colour scale ends where 99.5 % of the nodes do.
     top = float(np.quantile(stress, 0.995))
-    field = part.tripcolor(
-        mesh, stress, shading="gouraud", cmap="cividis", vmin=0.0, vmax=top, rasterized=True
-    )
+    field = part.tripcolor(mesh, stress, shading="gouraud", cmap="cividis", vmin=0.0, vmax=top, rasterized=True)
     figure.colorbar(field, ax=part, label="von Mises stress [MPa]", extend="max", shrink=0.85)
     for x, y, r in [(0.0, 0.0, RIM), *_circles()]:
         part.plot(*(1e3 * _on_circle(x, y, r, r / 40)).T, color="0.35", linewidth=0.6, linestyle=":")
@@ -355,8 +345,7 @@ def _draw(problem: Flange, peer: Run, ours: Run, path: Path) -> None:
     convergence.grid(alpha=0.3)
     convergence.legend(loc="upper right", frameon=False)
     convergence.set_title(
-        "The same method, preconditioner and tolerance:\n"
-        f"SciPy {peer.seconds:.2f} s, cgopt {ours.seconds:.2f} s",
+        f"The same method, preconditioner and tolerance:\nSciPy {peer.seconds:.2f} s, cgopt {ours.seconds:.2f} s",
         fontsize="medium",
     )
     figure.savefig(path, dpi=110)

@@ -142,9 +142,7 @@ def _spectra(draw: Any, sizes: Any, condition: float, distinct: Any) -> Array:
     return eigenvalues
 
 
-def spd_matrices(
-    n: Any = None, *, dtype: Any = np.float64, condition: float = 1e3, spectrum: Any = None
-) -> Any:
+def spd_matrices(n: Any = None, *, dtype: Any = np.float64, condition: float = 1e3, spectrum: Any = None) -> Any:
     r"""Strategy for dense Hermitian positive definite matrices :math:`Q\, \mathrm{diag}(\lambda)\, Q^H`.
 
     Parameters
@@ -288,9 +286,7 @@ def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) ->
     values = drawn[:, 2] / 4.0 + (1j * drawn[:, 3] / 4.0 if dtype.kind == "c" else 0.0)
     row, column = np.maximum(drawn[:, 0], drawn[:, 1]), np.minimum(drawn[:, 0], drawn[:, 1])
     beside = row != column
-    lower = sp.csr_array(
-        sp.coo_array((values[beside].astype(wide), (row[beside], column[beside])), shape=(n, n))
-    )
+    lower = sp.csr_array(sp.coo_array((values[beside].astype(wide), (row[beside], column[beside])), shape=(n, n)))
     if kind == "cholesky":
         L = lower + sp.diags_array(1.0 + _sizes_in_rows(lower))
         A = L @ L.conj().T
@@ -676,9 +672,7 @@ def check_operator(
     if whole_number("samples", samples) < 2:
         raise ValueError(f"samples must be at least 2, to tell symmetry by, got {samples}")
     subject = _Subject(A, n, dtype)
-    limit = (
-        float(np.sqrt(np.finfo(subject.dtype).eps)) if rtol is None else real_number("rtol", rtol, above=0.0)
-    )
+    limit = float(np.sqrt(np.finfo(subject.dtype).eps)) if rtol is None else real_number("rtol", rtol, above=0.0)
     rng = generator(rng)
     X = [_normal(rng, (subject.n,), subject.dtype) for _ in range(samples)]
     steps = min(whole_number("steps", steps), subject.n) if definite else 0
@@ -784,11 +778,7 @@ def _check_dtype(probe: _Probe) -> _Finding:
         found == wanted,
         f"{wanted} -> {found}",
         f"the product with a {wanted} vector is {found}; compute in {wanted}, or declare dtype={found}"
-        + (
-            ""
-            if found.itemsize >= wanted.itemsize
-            else " (rounded as it is, it limits the accuracy of the solution)"
-        ),
+        + ("" if found.itemsize >= wanted.itemsize else " (rounded as it is, it limits the accuracy of the solution)"),
     )
 
 
@@ -816,15 +806,11 @@ def _check_input(probe: _Probe) -> _Finding:
 
 def _check_determinism(probe: _Probe) -> _Finding:
     again = [_wide(probe.A.product(x.copy())) for x in probe.X]
-    value = max(
-        _ratio(np.linalg.norm(y - z), np.linalg.norm(y)) for y, z in zip(probe.AX, again, strict=True)
-    )
+    value = max(_ratio(np.linalg.norm(y - z), np.linalg.norm(y)) for y, z in zip(probe.AX, again, strict=True))
     return (
         value,
         probe.limit,
-        "same vector, same bits"
-        if value == 0.0
-        else f"the same vector twice differs by rounding, {value:.1e}",
+        "same vector, same bits" if value == 0.0 else f"the same vector twice differs by rounding, {value:.1e}",
         f"two products with the same vector differ by {value:.1e} of their size (allowed {probe.limit:.1e}); "
         "fix the batch, the dropout mask, the statistics and the seed for the whole solve",
     )
@@ -906,17 +892,14 @@ def _check_matmat(probe: _Probe) -> _Finding | None:
         return None
     found, wanted = _as_numpy(A.matmat(np.stack(probe.X, axis=1))), np.stack(probe.AX, axis=1)
     if found.shape != wanted.shape:
-        bad = (
-            f"A.matmat maps {wanted.shape} to {found.shape}; it must multiply each column, and keep the shape"
-        )
+        bad = f"A.matmat maps {wanted.shape} to {found.shape}; it must multiply each column, and keep the shape"
         return _verdict(False, "", bad)
     value = _ratio(np.linalg.norm(_wide(found) - wanted), np.linalg.norm(wanted))
     return (
         value,
         probe.limit,
         f"agrees with matvec up to {value:.1e}",
-        f"A.matmat differs from matvec on its columns by {value:.1e} (allowed {probe.limit:.1e}); make both "
-        "one matrix",
+        f"A.matmat differs from matvec on its columns by {value:.1e} (allowed {probe.limit:.1e}); make both one matrix",
     )
 
 
@@ -929,9 +912,7 @@ def _check_rmatvec(probe: _Probe) -> _Finding | None:
     except NotImplementedError:
         return None
     if found.shape != v.shape:
-        return _verdict(
-            False, "", f"A.rmatvec maps {v.shape} to {found.shape}; return an array of shape {v.shape}"
-        )
+        return _verdict(False, "", f"A.rmatvec maps {v.shape} to {found.shape}; return an array of shape {v.shape}")
     size = np.linalg.norm(Au) * np.linalg.norm(v) + np.linalg.norm(found) * np.linalg.norm(u)
     value = _ratio(abs(_form(v, Au) - _form(found, u)) * np.sqrt(A.n), size)
     return (
@@ -1038,9 +1019,7 @@ def _run(probe: _Probe) -> tuple[Check, ...]:
             checks.append(Check(name, False, f"A raised {type(error).__name__}: {error}"))
             continue
         if finding is None:
-            checks.append(
-                Check(name, None, "not asked for" if name == "definiteness" else "not offered by A")
-            )
+            checks.append(Check(name, None, "not asked for" if name == "definiteness" else "not offered by A"))
             continue
         value, limit, good, bad = finding
         passed = value <= limit

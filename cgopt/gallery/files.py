@@ -31,9 +31,7 @@ _NPZ_KEYS = ("data", "indices", "indptr", "shape")
 @overload
 def load(name: str | os.PathLike[str], *, return_rhs: Literal[False] = False) -> csr_array: ...
 @overload
-def load(
-    name: str | os.PathLike[str], *, return_rhs: Literal[True]
-) -> tuple[csr_array, npt.NDArray[Any] | None]: ...
+def load(name: str | os.PathLike[str], *, return_rhs: Literal[True]) -> tuple[csr_array, npt.NDArray[Any] | None]: ...
 def load(
     name: str | os.PathLike[str], *, return_rhs: bool = False
 ) -> csr_array | tuple[csr_array, npt.NDArray[Any] | None]:
@@ -165,13 +163,11 @@ def pyamg_example(name: str) -> csr_array:
     """
     if name in _PYAMG_NOT_SPD:
         raise ValueError(
-            f"name={name!r}: that example of PyAMG is {_PYAMG_NOT_SPD[name]}; "
-            f"the SPD ones are {', '.join(_PYAMG_SPD)}"
+            f"name={name!r}: that example of PyAMG is {_PYAMG_NOT_SPD[name]}; the SPD ones are {', '.join(_PYAMG_SPD)}"
         )
     if name not in _PYAMG_SPD:
         raise ValueError(
-            f"name must be one of {', '.join(_PYAMG_SPD)}, got {name!r}."
-            f"{nearest_names(str(name), _PYAMG_SPD)}"
+            f"name must be one of {', '.join(_PYAMG_SPD)}, got {name!r}.{nearest_names(str(name), _PYAMG_SPD)}"
         )
     try:
         from pyamg.gallery import load_example

@@ -24,6 +24,12 @@ class Dense(NamedTuple):
     values: Array
 
 
+class DenseLower(NamedTuple):
+    """A real symmetric matrix, C-contiguous ``(n, n)``, of which only the lower triangle is read."""
+
+    values: Array
+
+
 class CSR(NamedTuple):
     """Compressed sparse rows: row i holds ``data[indptr[i]:indptr[i+1]]`` at columns ``indices[...]``."""
 
@@ -53,15 +59,73 @@ class DIA(NamedTuple):
     data: Array
 
 
-Layout = Dense | CSR | SortedCSR | DIA
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA
 
 
 class Work(NamedTuple):
     """How rows are shared out: chunk t is rows ``bounds[t]:bounds[t+1]``, its partial sums ``sums[t]``.
 
-    The number of chunks, not the number of threads that happen to run, fixes the order of every sum:
+    ``spill[t]`` is what chunk t adds to rows of a product that other chunks own; empty for layouts that keep to their
+    own rows. The number of chunks, not the number of threads that happen to run, fixes the order of every sum:
     the same input gives the same bits.
     """
 
     bounds: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
+    spill: Array
+
+
+class Hierarchy(NamedTuple):
+    """The levels of a multigrid cycle, stacked: level l has the unknowns ``rows[l]:rows[l+1]`` of all the levels'.
+
+    Row and column numbers are those of the stack, so that each kind of matrix is one of compressed rows for all levels.
+    Each level's matrix is scaled to unit diagonal (which is not stored) and cut by chunks of rows: entries below the
+    diagonal in the row's own chunk, those above, and those between chunks, of the rows that have such.
+
+    Attributes
+    ----------
+    rows : (levels + 1,) int64
+    bounds : (levels - 1, chunks + 1) int64
+        Chunks of rows of each level but the coarsest.
+    lower, upper : (ptr, columns, values)
+        Entries below and above the diagonal.
+    between : (bounds, rows, ptr, columns, values)
+        Entries in other chunks, of the rows listed in ``between_rows``; ``between_bounds[l, t]`` is where level l's
+        chunk t begins in that list. The diagonal is among them where it is not one.
+    prolongation : (ptr, columns, values)
+        Row i of a level holds columns of the next.
+    restriction : (ptr, columns, values)
+        Its transpose; the first row is ``rows[1]``.
+    factor : (m, m) float64
+        Cholesky's factor of the coarsest matrix.
+    schedule : (passes, 2) int64
+        The passes of a cycle in their order: which, and on which level.
+    x, b, r, y
+        Vectors to work in.
+    """
+
+    rows: Array
+    bounds: Array
+    lower_ptr: Array
+    lower_columns: Array
+    lower: Array
+    upper_ptr: Array
+    upper_columns: Array
+    upper: Array
+    between_bounds: Array
+    between_rows: Array
+    between_ptr: Array
+    between_columns: Array
+    between: Array
+    prolongation_ptr: Array
+    prolongation_columns: Array
+    prolongation: Array
+    restriction_ptr: Array
+    restriction_columns: Array
+    restriction: Array
+    factor: Array
+    schedule: Array
+    x: Array
+    b: Array
+    r: Array
+    y: Array

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import CSR, DIA, WINDOW, Dense, SortedCSR
+from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, Hierarchy, SortedCSR
 
 
 def product(A: Any, p: Any) -> Any:
     """``A p`` for a layout or an operator."""
     if isinstance(A, Dense):
         return A.values @ p
+    if isinstance(A, DenseLower):
+        return np.tril(A.values) @ p + np.tril(A.values, -1).T @ p
     if isinstance(A, (CSR, SortedCSR)):
         out = np.zeros(p.shape, np.result_type(A.data, p))
         for i in range(p.shape[0]):
@@ -126,6 +128,72 @@ def restart_many(M: Any, r: Any, z: Any, p: Any, rz: Any, pp: Any, act: Any, w: 
         rz[j], pp[j] = restart(M, r[j], z[j], p[j], w)
 
 
+# For batches of small systems, each solved by itself (`batch`): no chunks, and the preconditioner always a diagonal.
+
+
+def take(A: Any, k: Any) -> Any:
+    """System k of a batch."""
+    return Dense(A.values[k]) if isinstance(A, Dense) else CSR(A.indptr, A.indices, A.data[k])
+
+
+def look(A: Any, inverse: Any, jacobi: Any) -> tuple[Any, Any]:
+    """Write the inverse diagonal (ones if not `jacobi`); largest row sum, and first row whose diagonal is not positive.
+
+    The sum is NaN or infinite if an entry is.
+    """
+    dense = product(A, np.eye(inverse.shape[0], dtype=inverse.dtype))
+    diagonal = np.diag(dense)
+    with np.errstate(divide="ignore"):
+        inverse[...] = 1.0 / diagonal if jacobi else 1.0
+    bad = np.flatnonzero(~(diagonal > 0.0))
+    return float(np.max(np.sum(abs(dense), axis=1, dtype=np.float64))), int(bad[0]) if bad.size else -1
+
+
+def asymmetry(A: Any, mirror: Any) -> float:
+    """Largest difference of two entries that should be equal; ``mirror[e]`` is the place of entry e's in CSR, or -1."""
+    if isinstance(A, Dense):
+        return float(np.max(abs(A.values - A.values.T)))
+    mirrored = np.where(mirror < 0, 0.0, A.data[mirror])
+    return float(np.max(abs(A.data - mirrored), initial=0.0))
+
+
+def square(v: Any) -> Any:
+    """``v'v``."""
+    return dot(v, v)
+
+
+def multiply(A: Any, p: Any, q: Any) -> Any:
+    """``q = A p``; returns ``p'q``."""
+    return apply_dot(A, p, q, None)
+
+
+def true_residual(A: Any, b: Any, x: Any, r: Any) -> Any:
+    """``r = b - A x``; returns ``r'r``."""
+    return residual(A, b, 1.0, x, r, None)
+
+
+def step(inverse: Any, alpha: Any, p: Any, q: Any, r: Any, x: Any) -> tuple[Any, Any, Any]:
+    """``x += alpha p``, ``r -= alpha q``; returns ``r'r``, ``r'M r``, ``x'x``."""
+    x += (alpha * p).astype(x.dtype)
+    r -= (alpha * q).astype(r.dtype)
+    return dot(r, r), dot(r, inverse * r), dot(x, x)
+
+
+def turn(inverse: Any, beta: Any, r: Any, p: Any) -> Any:
+    """``p = M r + beta p``; returns ``p'p``."""
+    p[...] = inverse * r + beta * p
+    return dot(p, p)
+
+
+def weigh(inverse: Any, r: Any) -> Any:
+    """``r'M r``."""
+    return dot(r, inverse * r)
+
+
+def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
+    """``p = M r``; returns ``r'p``, ``p'p``."""
+    p[...] = inverse * r
+    return dot(r, p), dot(p, p)
 def adam_step(
     theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
 ) -> None:
@@ -162,3 +230,36 @@ def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
         b = theta[start + inputs * units : start + (inputs + 1) * units]
         states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
         start += (inputs + 1) * units
+def v_cycle(H: Hierarchy) -> Any:
+    """``x = V b`` on level 0 of a multigrid hierarchy, whose b is read; in fp64, by dense matrices. Returns x."""
+    rows, count = H.rows, H.b.shape[0]
+
+    def dense(ptr: Any, columns: Any, values: Any, first: int = 0) -> Any:
+        out = np.zeros((count, count))
+        for i in range(ptr.shape[0] - 1):
+            entries = slice(ptr[i], ptr[i + 1])
+            np.add.at(out[first + i], columns[entries], values[entries])
+        return out
+
+    L, U = (
+        dense(H.lower_ptr, H.lower_columns, H.lower),
+        dense(H.upper_ptr, H.upper_columns, H.upper),
+    )
+    P = dense(H.prolongation_ptr, H.prolongation_columns, H.prolongation)
+    C = np.zeros((count, count))
+    for m, i in enumerate(H.between_rows):
+        entries = slice(H.between_ptr[m], H.between_ptr[m + 1])
+        np.add.at(C[i], H.between_columns[entries], H.between[entries])
+
+    def cycle(level: int, b: Any) -> Any:
+        own = slice(rows[level], rows[level + 1])
+        if level == rows.shape[0] - 2:
+            return np.linalg.solve(H.factor @ H.factor.T, b)
+        below = slice(rows[level + 1], rows[level + 2])
+        eye = np.eye(b.shape[0])
+        smoother, A = eye + L[own, own], eye + (L + U + C)[own, own]
+        x = np.linalg.solve(smoother, b)  # (I + L) x = b
+        x += P[own, below] @ cycle(level + 1, P[own, below].T @ (b - A @ x))
+        return x + np.linalg.solve(smoother.T, b - A @ x)  # (I + U) dx = b - A x
+
+    return cycle(0, H.b[rows[0] : rows[1]].astype(np.float64))

@@ -6,6 +6,7 @@ Stand. 49, 1952. The loop itself is `cgopt.kernels.loops.cg_steps`; this file pr
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,12 @@ import numpy as np
 
 from ..arrays import Array, as_array, first_nonfinite, like
 from ..operators import MatrixOperator, as_operator
-from ..operators.check import require_hermitian
-from ..preconditioners import Jacobi, as_preconditioner
+from ..preconditioners import as_preconditioner
 from .many import solve_many
 from .one import solve_one
 from .result import nothing_to_solve
-from .stopping import Goal, IterationState, Listeners, check_maxiter, check_tolerance
-from .workspace import System, Workspace
+from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
+from .workspace import Workspace, checked_system
 
 
 class CGSolver:
@@ -83,12 +83,7 @@ class CGSolver:
         if isinstance(self.operator, MatrixOperator) and self.operator.bad_row >= 0:
             M = None  # A is not positive definite: solve() will say so, whatever M is
         self.preconditioner = as_preconditioner(M, self.operator)
-        norm, exponent, scale_m = 0.0, 0, None
-        if check and self.shape[0] > 0:
-            norm, exponent = require_hermitian(self.operator, "A")
-            if self.preconditioner is not None and not isinstance(self.preconditioner, Jacobi):
-                scale_m = require_hermitian(self.preconditioner, "M")[1] + getattr(self.preconditioner, "exponent", 0)
-        self._system = System(self.operator, self.preconditioner, norm, exponent, scale_m)
+        self._system = checked_system(self.operator, self.preconditioner, check)
         self._spaces: dict[Any, Workspace] = {}
         self._lock = threading.RLock()
         self._busy = False
@@ -132,6 +127,8 @@ class CGSolver:
         maxiter: int | None = None,
         callback: Callable[..., Any] | None = None,
         progress: Callable[[IterationState], Any] | None = None,
+        criterion: str = "residual",
+        eigenvalue_bound: float | None = None,
     ) -> Any:
         """Solve ``A x = b``.
 
@@ -147,7 +144,12 @@ class CGSolver:
             raise ValueError(
                 f"b must have shape ({n},), ({n}, 1) or ({n}, k) to go with A of shape {self.shape}, got {rhs.shape}"
             )
-        goal = Goal(check_tolerance(rtol, "rtol"), check_tolerance(atol, "atol"), check_maxiter(maxiter, n))
+        goal = Goal(
+            check_tolerance(rtol, "rtol"),
+            check_tolerance(atol, "atol"),
+            check_maxiter(maxiter, n),
+            *check_criterion(criterion, eigenvalue_bound),
+        )
         listeners = Listeners(callback, progress)
         many = rhs.ndim == 2 and rhs.shape[1] != 1
         start = self._start_vector(x0, rhs)
@@ -166,8 +168,12 @@ class CGSolver:
                 )
             self._busy = True
             try:
-                space = self._workspace(dtype, rhs.shape[1] if many else 1)
-                result: Any = (solve_many if many else solve_one)(self._system, space, rhs, start, goal, listeners)
+                result: Any
+                if many:
+                    space_for = functools.partial(self._workspace, dtype)
+                    result = solve_many(self._system, space_for, rhs, start, goal, listeners)
+                else:
+                    result = solve_one(self._system, self._workspace(dtype, 1), rhs, start, goal, listeners)
             finally:
                 self._busy = False
         result.x = like(result.x, b)
@@ -221,6 +227,8 @@ def cg(
     check: bool = True,
     format: str | None = None,
     progress: Callable[[IterationState], Any] | None = None,
+    criterion: str = "residual",
+    eigenvalue_bound: float | None = None,
 ) -> Any:
     """Solve ``A x = b`` by conjugate gradients, A Hermitian positive definite.
 
@@ -251,6 +259,13 @@ def cg(
         Force the storage layout of a sparse A; by default the cheapest is chosen.
     progress : callable, optional
         Called with an `IterationState` a few times a second.
+    criterion : {"residual", "error"}
+        With "error" the tolerances are of the energy norm: the solve ends, with status ACCURATE, when the error
+        ``|x* - x|_A`` is estimated to be below ``max(rtol * |x*|_A, atol)``. Rounding may come first: STAGNATED.
+    eigenvalue_bound : float, optional
+        For ``criterion="error"``: a positive number not above the smallest eigenvalue of A (of M A when
+        preconditioned). The estimate is then an upper bound (Gauss and Radau); without it, Hestenes and Stiefel's lower
+        one with a delay that adapts itself to the convergence.
 
     Returns
     -------
@@ -272,6 +287,7 @@ def cg(
     ----------
     M. R. Hestenes and E. Stiefel, J. Res. Natl. Bur. Stand. 49, 1952.
     H. A. van der Vorst and Q. Ye, SIAM J. Sci. Comput. 22, 2000 (replacement of the residual).
+    G. Meurant, J. Papez and P. Tichy, Numer. Algorithms 88, 2021 (stopping on the error).
 
     Examples
     --------
@@ -286,4 +302,14 @@ def cg(
     rhs = as_array(b, "b")
     n = rhs.shape[0] if rhs.ndim else 0
     solver = CGSolver(A, M=M, n=n, dtype=rhs.dtype, check=check, format=format)
-    return solver.solve(b, x0, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback, progress=progress)
+    return solver.solve(
+        b,
+        x0,
+        rtol=rtol,
+        atol=atol,
+        maxiter=maxiter,
+        callback=callback,
+        progress=progress,
+        criterion=criterion,
+        eigenvalue_bound=eigenvalue_bound,
+    )

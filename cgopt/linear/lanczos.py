@@ -10,9 +10,15 @@ whose eigenvalues (Ritz values) approach those of A (of M A when preconditioned)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..arrays import Array
+from ..kernels import loops
+
+DEFICIT = 0.25  # share of the squared error that an estimate used for stopping may miss (Meurant, Papez, Tichy 2021)
+HISTORY = 1e-4  # how far the error fell over the steps that are looked back at for its rate (the same)
 
 
 def tridiagonal(alpha: Array, beta: Array) -> tuple[Array, Array]:
@@ -92,3 +98,131 @@ def error_lower_bound(alpha: Array, rz: Array, delay: int = 4) -> float:
     if alpha.size == 0:
         return float("nan")
     return float(np.sqrt(np.sum(alpha[-delay:] * rz[-delay:])))
+
+
+class ErrorBounds(NamedTuple):
+    """Bounds or estimates of ``|x* - x_k|_A`` for k from 0 to the last iterate.
+
+    Attributes
+    ----------
+    lower : (iterations + 1,) array
+        Hestenes and Stiefel's, each with all the steps that followed; zero for the last.
+    upper : (iterations + 1,) array
+        Gauss and Radau's with a bound of the smallest eigenvalue: a bound. With the smallest Ritz value instead: an
+        estimate, too small where that value is still too large.
+    """
+
+    lower: Array
+    upper: Array
+
+
+def squared_error_bounds(alpha: Array, beta: Array, rz: Array, smallest: float, radau: bool) -> ErrorBounds:
+    """Squares of the bounds.
+
+    With ``e_k = |x* - x_k|_A^2`` and ``S = sum_{j=k}^{m-1} alpha_j r_j'z_j``: ``S <= e_k = S + e_m`` (Hestenes and
+    Stiefel 1952, theorem 6:1), and ``e_m <= gamma_m r_m'z_m``, see `radau_coefficients`.
+
+    Parameters
+    ----------
+    alpha, beta : (m,) arrays
+    rz : (m + 1,) array
+        ``r_j'z_j`` at the start of each iteration, and after the last.
+    smallest : float
+        At most the smallest eigenvalue of A (of M A), or an approximation.
+    radau : bool
+        Whether to use Gauss and Radau's coefficients, sharp and sensitive to `smallest`; if not, the simpler ones.
+    """
+    drops = np.append(alpha * rz[:-1], 0.0)
+    lower = np.cumsum(drops[::-1])[::-1]  # the small ones first
+    sharp, simple = radau_coefficients(alpha, beta, smallest)
+    return ErrorBounds(lower, lower + (sharp if radau else simple)[-1] * rz[-1])
+
+
+def radau_coefficients(alpha: Array, beta: Array, smallest: float) -> tuple[Array, Array]:
+    """Factors gamma_k with ``|x* - x_k|_A^2 <= gamma_k r_k'z_k`` for k from 0 to m.
+
+    G. Meurant and P. Tichy, On computing quadrature-based bounds for the A-norm of the error in conjugate gradients,
+    Numer. Algorithms 62, 2013, with mu the bound of the smallest eigenvalue:
+
+        gamma_0 = 1 / mu,    gamma_{k+1} = (gamma_k - alpha_k) / (mu (gamma_k - alpha_k) + beta_{k+1}),
+
+    and the same authors (Numer. Algorithms 82, 2019): ``gamma_k <= phi_k / mu`` with ``phi_k = r_k'z_k / |p_k|_P^2``,
+
+        phi_0 = 1,    phi_{k+1} = phi_k / (phi_k + beta_{k+1}),
+
+    which does not mind a mu that is a little too large.
+
+    Returns
+    -------
+    sharp, simple : (m + 1,) arrays
+    """
+    sharp, simple = np.empty(alpha.size + 1), np.empty(alpha.size + 1)
+    gamma, phi = 1.0 / smallest, 1.0
+    sharp[0] = simple[0] = gamma
+    for k in range(alpha.size):
+        a, b = float(alpha[k]), float(beta[k])
+        if b == 0.0:  # restarted: what follows is a run of its own
+            gamma, phi = 1.0 / smallest, 1.0
+        else:
+            rest, phi = gamma - a, phi / (phi + b)
+            # rest is positive but for rounding, when a Ritz value has reached mu
+            gamma = min(rest / (smallest * rest + b), phi / smallest) if rest > 0.0 else phi / smallest
+        sharp[k + 1], simple[k + 1] = gamma, phi / smallest
+    return sharp, simple
+
+
+def reliable_estimate(drops: Array) -> float:
+    """Estimate of a squared error that the last iterate's is below, infinite while there is none to rely on.
+
+    G. Meurant, J. Papez and P. Tichy, Accurate error estimation in CG, Numer. Algorithms 88, 2021: the lower bound of
+    step l is within `DEFICIT` of the squared error when the part that is missing, judged by the last drop times the
+    worst ratio of error to drop seen lately, is. The smallest such bound is taken, and the deficit added.
+
+    Parameters
+    ----------
+    drops : (m,) array
+        ``alpha_j r_j'z_j``.
+    """
+    if drops.size < 2:
+        return float("inf")
+    tails = np.cumsum(drops[::-1])[::-1]  # tails[l] = drops[l] + ... + drops[m - 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = tails[:-1] / drops[:-1]
+    worst = np.maximum.accumulate(ratios[::-1])[::-1]
+    # for step l, looked back to the last step whose tail was 1 / HISTORY times as large
+    first = np.searchsorted(-tails, -tails[:-1] / HISTORY, side="right") - 1
+    bounds = tails[:-1] - drops[-1]
+    reliable = np.flatnonzero(worst[np.maximum(first, 0)] * drops[-1] <= DEFICIT * bounds)
+    return (1.0 + DEFICIT) * float(bounds[reliable[-1]]) if reliable.size else float("inf")
+
+
+class ErrorGoal:
+    """The test of ``criterion="error"``: whether the error of the iterates has come down to the tolerance.
+
+    The error is taken relative to ``|x*|_A``, whose square is at least the sum of the drops plus ``x_0'(b + r_0)``.
+
+    Parameters
+    ----------
+    rtol, atol : float
+        The latter for the problem as solved.
+    smallest : float or None
+        Bound of the smallest eigenvalue. The test is then of an upper bound; of an estimate otherwise.
+    offset : float
+        ``x_0'(b + r_0)``.
+    """
+
+    def __init__(self, rtol: float, atol: float, smallest: float | None, offset: float) -> None:
+        self.rtol, self.atol, self.smallest, self.offset = rtol, atol, smallest, offset
+
+    def met(self, log: Array, rz0: float) -> bool:
+        """Whether the last iterate meets the tolerance, by the log so far and ``r_0'z_0``."""
+        alpha, beta = log[:, loops.LOG_ALPHA], log[:, loops.LOG_BETA]
+        rz = np.append(rz0, log[:, loops.LOG_RZ])
+        drops = alpha * rz[:-1]
+        if self.smallest is None:
+            error = reliable_estimate(drops)
+        else:
+            sharp, _ = radau_coefficients(alpha, beta, self.smallest)
+            error = float(sharp[-1] * rz[-1])
+        square = max(0.0, float(np.sum(drops)) + self.offset)
+        return error <= max(self.rtol * self.rtol * square, self.atol * self.atol)

@@ -3,28 +3,75 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from ..arrays import Array, real_view
 from ..kernels import cpu, loops
 from ..status import OF_CODE
+from .one import FAITHFUL, error_goal_of
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
 
+# Systems whose vectors stay in a last-level cache together with the matrix, instead of streaming from memory at each
+# pass: sixteen systems of 90 000 unknowns (2-D Laplacian, 32 MB of cache) took 116 us an iteration each when advanced
+# all together, and 55 in groups of five.
+CACHE_BYTES = 24_000_000
+
+
+def group_sizes(system: System, itemsize: int, k: int) -> list[int]:
+    """How many of k systems to advance together, group after group; at least two in each."""
+    if system.format == "python" or system.kind == "python":  # a product with all of them is one call
+        return [k]
+    fitting = (CACHE_BYTES - system.operator.nbytes) // (4 * itemsize * system.n)  # x, r, p, q
+    if fitting < 2 or fitting >= k:
+        return [k]
+    groups = -(-k // fitting)
+    if k < 2 * groups:
+        groups -= 1
+    return [k // groups + (i < k % groups) for i in range(groups)]
+
+
+def steps_of(log: Array, j: int) -> Array:
+    """The log of one system, which leaves zeros once it has ended: its last iteration is the last with a step."""
+    moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
+    mine: Array = log[: moved[-1] + 1 if moved.size else 0, j]
+    return mine
+
 
 def solve_many(
-    system: System, space: Workspace, b: Array, start: Array | None, goal: Goal, listeners: Listeners
+    system: System,
+    space_for: Callable[[int], Workspace],
+    b: Array,
+    start: Array | None,
+    goal: Goal,
+    listeners: Listeners,
 ) -> ManyResult:
-    """Solve ``A X = B``, each column by its own conjugate gradients, one pass over A an iteration for all.
+    """Solve ``A X = B``, each column by its own conjugate gradients, one pass over A an iteration for a group of them.
 
-    Parameters are those of `cgopt.linear.one.solve_one`, with b and start of shape (n, k).
+    Parameters are those of `cgopt.linear.one.solve_one`, with b and start of shape (n, k), and the workspace for a
+    number of columns to be asked for. All columns are one group where somebody listens.
 
     Returns
     -------
     ManyResult
     """
+    n, k = b.shape
+    x = np.zeros((k, n), b.dtype)
+    columns: list[CGResult] = []
+    for size in [k] if listeners.any else group_sizes(system, b.dtype.itemsize, k):
+        own = slice(len(columns), len(columns) + size)
+        first = None if start is None else start[:, own]
+        columns += solve_group(system, space_for(size), b[:, own], x[own], first, goal, listeners)
+    return ManyResult(x.T, columns)
+
+
+def solve_group(
+    system: System, space: Workspace, b: Array, x: Array, start: Array | None, goal: Goal, listeners: Listeners
+) -> list[CGResult]:
+    """Solve for some columns together; x, (k, n) and zero, becomes the solution, system by system."""
     n, k = b.shape
     layout, w, S, V, codes = system.layout, space.work, space.s, space.V, space.I[0]
     r, right = V[0], V[4]
@@ -33,7 +80,6 @@ def solve_many(
     norms, exponents = np.array([m[0] for m in measured]), np.array([m[1] for m in measured], dtype=np.int64)
     shifts = system.exponent - exponents
     scale_rows(right, exponents)
-    x = np.zeros((k, n), space.dtype)
     rr = norms**2
     if start is not None:
         nonzero = np.flatnonzero(norms)  # A x = 0 has the solution 0, whatever the guess, as in SciPy
@@ -47,6 +93,10 @@ def solve_many(
         r[...] = right
     with np.errstate(over="ignore"):
         targets = np.maximum(goal.rtol * norms, goal.atol * 2.0**exponents) ** 2
+    error_goals = []
+    if goal.criterion == "error":
+        targets[:] = 0.0
+        error_goals = [error_goal_of(system, goal, int(exponents[j]), x[j], right[j], r[j]) for j in range(k)]
     S[:] = 0.0
     S[:, loops.RR] = S[:, loops.BEST] = rr
     S[:, loops.TARGET], S[:, loops.UNIT], S[:, loops.NORM_A] = targets, space.unit, system.norm
@@ -56,6 +106,9 @@ def solve_many(
     iterations, logs, stopped = 0, [], False
     stride = 1 if listeners.each_iteration else space.slice
     while (codes == loops.RUNNING).any() and iterations < goal.maxiter and not stopped:
+        steps = min(stride, goal.maxiter - iterations)
+        if error_goals:
+            steps = min(steps, goal.stride(iterations))
         done = space.steps(
             w,
             layout,
@@ -72,12 +125,17 @@ def solve_many(
             w,
             space.work_real,
             iterations == 0,
-            min(stride, goal.maxiter - iterations),
+            steps,
         )
         iterations += done
         logs.append(space.log[:done].copy())
         if listeners.any and done:
             stopped = listeners.stop(x.T, shifts, iterations, logs[-1][-1], targets, exponents, system.ritz_exponent)
+        for j, error_goal in enumerate(error_goals):
+            logs = [np.concatenate(logs)]
+            mine = steps_of(logs[0], j)
+            if codes[j] in (loops.RUNNING, loops.STAGNATED) and mine.size and error_goal.met(mine, S[j, loops.RZ0]):
+                codes[j] = loops.ACCURATE
     log = np.concatenate(logs) if logs else space.log[:0]
     true = S[:, loops.RR].copy()
     unsure = np.flatnonzero((codes != loops.CONVERGED) & (codes != loops.STAGNATED))
@@ -85,6 +143,9 @@ def solve_many(
         cpu.residual_many(layout, right, x, r, true, unsure, w)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
+    for j in range(k):
+        if codes[j] == loops.ACCURATE and true[j] > FAITHFUL * steps_of(log, j)[-1, loops.LOG_RR]:
+            codes[j] = loops.STAGNATED
     for j in range(k):
         if shifts[j] and space.unscale(
             x[j], int(shifts[j])
@@ -96,9 +157,7 @@ def solve_many(
 
     columns = []
     for j in range(k):
-        # A system that has ended leaves zeros in the log: its last iteration is the last with a step.
-        moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
-        count = int(moved[-1]) + 1 if moved.size else 0
+        mine = steps_of(log, j)
         direction = None
         if codes[j] in (loops.INDEFINITE, loops.SINGULAR):
             direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, j].copy()
@@ -106,12 +165,12 @@ def solve_many(
             CGResult(
                 x[j],
                 OF_CODE[int(codes[j])],
-                count,
+                mine.shape[0],
                 times_power(math.sqrt(true[j]), -int(exponents[j])),
-                log[:count, j].copy(),
+                mine.copy(),
                 (float(rr[j]), float(S[j, loops.RZ0])),
                 (system.exponent, int(exponents[j]), system.ritz_exponent),
                 direction,
             )
         )
-    return ManyResult(x.T, columns)
+    return columns

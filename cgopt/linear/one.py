@@ -9,9 +9,22 @@ import numpy as np
 from ..arrays import Array, real_view
 from ..kernels import cpu, loops
 from ..status import OF_CODE, Status
+from .lanczos import ErrorGoal
 from .result import CGResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
+
+FAITHFUL = 4.0  # squared ratio of true and recursive residual up to which an error estimate is believed
+
+
+def error_goal_of(system: System, goal: Goal, exponent: int, x: Array, b: Array, r: Array) -> ErrorGoal:
+    """The goal of ``criterion="error"`` in the units that are solved in: ``2^eA A x' = 2^e b``."""
+    smallest = goal.eigenvalue_bound
+    if smallest is not None:
+        smallest = times_power(smallest, system.ritz_exponent)
+    atol = times_power(goal.atol, exponent) * 2.0 ** (-system.exponent / 2)
+    # |x*|_A^2 = |x* - x_0|_A^2 + x_0'(b + r_0)
+    return ErrorGoal(goal.rtol, atol, smallest, float(np.vdot(x, b + r).real))
 
 
 def solve_one(
@@ -54,7 +67,10 @@ def solve_one(
         np.multiply(b, b.dtype.type(scale), out=r)
         rr = norm * norm
     tolerance = max(goal.rtol * norm, goal.atol * scale)
-    target = tolerance * tolerance
+    target, error_goal = tolerance * tolerance, None
+    if goal.criterion == "error":
+        # the residual then ends the solve only where it vanishes, or stagnates
+        target, error_goal = 0.0, error_goal_of(system, goal, exponent, x, b * b.dtype.type(scale), r)
     s[:] = 0.0
     s[loops.RR] = s[loops.BEST] = rr
     s[loops.TARGET], s[loops.UNIT], s[loops.NORM_A] = target, space.unit, system.norm
@@ -66,6 +82,8 @@ def solve_one(
         code = loops.MAXITER
     while code == loops.RUNNING:
         steps = min(stride, goal.maxiter - iterations)
+        if error_goal is not None:
+            steps = min(steps, goal.stride(iterations))
         last = iterations + steps == goal.maxiter
         code, done = space.steps(
             w, layout, space.M, b, x, V, xr, space.Vr, s, space.log, w, space.work_real, iterations == 0, steps, last
@@ -78,12 +96,17 @@ def solve_one(
             and listeners.stop(x, shift, iterations, logs[-1][-1:], target, exponent, system.ritz_exponent)
         ):
             code = loops.STOPPED if code == loops.RUNNING else code
+        if error_goal is not None and done and code in (loops.RUNNING, loops.MAXITER, loops.STAGNATED):
+            logs = [np.concatenate(logs)]
+            code = loops.ACCURATE if error_goal.met(logs[0], s[loops.RZ0]) else code
 
     true = s[loops.RR]
     if iterations and code not in (loops.CONVERGED, loops.STAGNATED, loops.MAXITER):
         true = cpu.residual(layout, b, scale, x, r, w)
     if true <= target:
         code = loops.CONVERGED
+    if code == loops.ACCURATE and true > FAITHFUL * logs[0][-1, loops.LOG_RR]:
+        code = loops.STAGNATED  # the coefficients tell of a recursion that has left the true residual behind
     direction = None
     if code == loops.INDEFINITE or code == loops.SINGULAR:
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from ..arrays import Array
 from ..kernels import loops
 from ..status import Status, info_of
 from . import lanczos
+from .stopping import check_eigenvalue_bound
 
 
 class CGResult:
@@ -70,8 +72,8 @@ class CGResult:
 
     @property
     def converged(self) -> bool:
-        """Whether the true residual meets the tolerance."""
-        return self.status is Status.CONVERGED
+        """Whether the solution meets the tolerance: the true residual, or the estimated error where that was asked."""
+        return self.status.converged
 
     @cached_property
     def history(self) -> Array:
@@ -111,9 +113,64 @@ class CGResult:
     @cached_property
     def error_estimate(self) -> float:
         """Lower bound of ``|x* - x_k|_A``, k four iterations before the end (Hestenes and Stiefel 1952)."""
-        rz = np.concatenate(([self._start[1]], self._log[:, loops.LOG_RZ]))[:-1]
+        return float(self._energy_norm(lanczos.error_lower_bound(self._alpha, self._rz[:-1])))
+
+    @property
+    def _rz(self) -> Array:
+        return np.concatenate(([self._start[1]], self._log[:, loops.LOG_RZ]))
+
+    def _energy_norm(self, solved: Any) -> Any:
+        """An A-norm in the user's units, from one in those that were solved in."""
         matrix, side, _ = self._final
-        return float(np.ldexp(lanczos.error_lower_bound(self._alpha, rz), -side) * 2.0 ** (matrix / 2))
+        return np.ldexp(solved, -side) * 2.0 ** (matrix / 2)
+
+    def error_bounds(self, eigenvalue_bound: float | None = None) -> lanczos.ErrorBounds:
+        """Lower and upper bounds of ``|x* - x_k|_A`` for every iterate, from the coefficients alone.
+
+        Parameters
+        ----------
+        eigenvalue_bound : float, optional
+            A positive number not above the smallest eigenvalue of A (of M A when preconditioned); the upper values are
+            then Gauss and Radau's bounds. Without it the smallest Ritz value takes its place, and the upper values are
+            estimates.
+
+        Returns
+        -------
+        ErrorBounds
+            ``lower`` and ``upper``, (iterations + 1,) arrays.
+
+        Notes
+        -----
+        The bounds are those of exact arithmetic, and hold in floating point until the error comes near what rounding
+        lets it reach (Strakos and Tichy, ETNA 13, 2002). The lower ones at the end have few later steps to draw on.
+
+        References
+        ----------
+        M. R. Hestenes and E. Stiefel, J. Res. Natl. Bur. Stand. 49, 1952, theorem 6:1.
+        G. Meurant and P. Tichy, Numer. Algorithms 62, 2013 and 82, 2019.
+
+        Examples
+        --------
+        >>> import numpy as np, cgopt
+        >>> A = cgopt.gallery.poisson((30, 30))
+        >>> x = np.random.default_rng(0).standard_normal(900)
+        >>> result = cgopt.cg(A, A @ x, rtol=1e-8)
+        >>> bounds = result.error_bounds(eigenvalue_bound=cgopt.gallery.poisson_eigenvalues((30, 30))[0])
+        >>> error = np.sqrt(x @ A @ x)  # of the first iterate, zero
+        >>> bool(bounds.lower[0] <= error * (1 + 1e-12) and error <= bounds.upper[0] * (1 + 1e-12))
+        True
+        >>> bool(bounds.upper[0] / bounds.lower[0] < 1 + 1e-10)
+        True
+        """
+        if self.iterations == 0:
+            # nothing is known but, with a bound, |e|_A <= |r|_M / sqrt(bound); r'Mr is known after a start only
+            return lanczos.ErrorBounds(np.zeros(1), np.array([0.0 if self.residual_norm == 0.0 else np.inf]))
+        radau = eigenvalue_bound is not None
+        smallest = check_eigenvalue_bound(eigenvalue_bound) if radau else float(self.ritz_values[0])
+        bounds = lanczos.squared_error_bounds(
+            self._alpha, self._beta, self._rz, math.ldexp(smallest, self._final[2]), radau
+        )
+        return lanczos.ErrorBounds(*(self._energy_norm(np.sqrt(values)) for values in bounds))
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.x, self.info))
@@ -149,7 +206,7 @@ class ManyResult:
     columns : list of CGResult
         One for each right-hand side, with a status of its own; its x is a view of a column of `x`.
     status : Status
-        CONVERGED if every column converged, otherwise that of the first column that did not.
+        CONVERGED (or ACCURATE) if every column converged, otherwise that of the first column that did not.
     info : int
         0 if every column converged, otherwise that of the same column.
     """
@@ -158,7 +215,9 @@ class ManyResult:
         self.x = x
         self.columns = columns
         worst = next((c for c in columns if not c.converged), None)
-        self.status = Status.CONVERGED if worst is None else worst.status
+        accurate = any(c.status is Status.ACCURATE for c in columns)
+        done = Status.ACCURATE if accurate else Status.CONVERGED
+        self.status = done if worst is None else worst.status
         self.info = 0 if worst is None else worst.info
 
     @property
@@ -169,7 +228,7 @@ class ManyResult:
     @property
     def converged(self) -> bool:
         """Whether every column converged."""
-        return self.status is Status.CONVERGED
+        return self.status.converged
 
     @property
     def iterations(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 import time
 from collections.abc import Callable
@@ -89,11 +90,37 @@ def check_callback(callback: Any, name: str = "callback") -> tuple[Callable[...,
 
 
 class Goal(NamedTuple):
-    """When a solve may end: the tolerances and the iterations allowed."""
+    """When a solve may end: the tolerances, the iterations allowed, and what the tolerances are of."""
 
     rtol: float
     atol: float
     maxiter: int
+    criterion: str = "residual"
+    eigenvalue_bound: float | None = None
+
+    def stride(self, iterations: int) -> int:
+        """Iterations between two looks at the error estimate: a sixteenth of those made, so few are wasted."""
+        return max(4, iterations // 16)
+
+
+def check_criterion(criterion: Any, eigenvalue_bound: Any) -> tuple[str, float | None]:
+    """What tolerances are of: "residual" or "error", the latter perhaps with a bound of the smallest eigenvalue."""
+    if criterion not in ("residual", "error"):
+        raise ValueError(f"criterion must be 'residual' or 'error', got {criterion!r}")
+    if eigenvalue_bound is None:
+        return criterion, None
+    if criterion != "error":
+        raise ValueError("eigenvalue_bound is for criterion='error': with 'residual' it would change nothing")
+    return criterion, check_eigenvalue_bound(eigenvalue_bound)
+
+
+def check_eigenvalue_bound(value: Any) -> float:
+    """A bound of the smallest eigenvalue as a float: positive and finite."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"eigenvalue_bound must be a positive real number, got {value!r}")
+    if not 0.0 < float(value) < math.inf:
+        raise ValueError(f"eigenvalue_bound must be a positive real number, got {value!r}")
+    return float(value)
 
 
 class Listeners:

@@ -9,9 +9,17 @@ import numpy as np
 
 from ..operators import Operator, as_operator
 from .base import Preconditioner
+from .block_jacobi import BlockJacobi
+from .chebyshev import Chebyshev
 from .jacobi import Jacobi
+from .multigrid import Multigrid
 
-NAMES: dict[str, type[Preconditioner]] = {"jacobi": Jacobi}
+NAMES: dict[str, type[Preconditioner]] = {
+    "jacobi": Jacobi,
+    "block_jacobi": BlockJacobi,
+    "chebyshev": Chebyshev,
+    "multigrid": Multigrid,
+}
 
 
 def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
