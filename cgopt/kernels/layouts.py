@@ -129,3 +129,71 @@ class Hierarchy(NamedTuple):
     b: Array
     r: Array
     y: Array
+
+
+class Factor(NamedTuple):
+    """A triangular factorisation ``S A S ~ P'(L L')P`` of some A, as sweeps with it want it.
+
+    Row i of the factor is row ``order[i]`` of the matrix. The order is cut into independent parts, part t the rows
+    ``parts[t]:parts[t+1]``, and separators after them that alone link the parts.
+
+    Attributes
+    ----------
+    order : (n,) uint32 or uint64
+    parts : (parts + 1,) int64
+    scale : (n,)
+        Diagonal of S, in the factor's order.
+    inverse : (n,)
+        Inverse diagonal of L.
+    indptr, indices, data
+        Rows of L below the diagonal.
+    y : (n,)
+        To work in.
+    sums : (parts + 1, 2) float64
+        Partial sums of the parts and of the separators.
+    """
+
+    order: Array
+    parts: Array
+    scale: Array
+    inverse: Array
+    indptr: Array
+    indices: Array
+    data: Array
+    y: Array
+    sums: Array
+
+
+class Eisenstat(NamedTuple):
+    """A factorisation with A's own off-diagonal entries: ``A ~ W (I + L)(I + L') W``, A being ``W (L + I + D + L') W``.
+
+    The order and its parts are as in `Factor`.
+
+    Attributes
+    ----------
+    weight, inverse : (n,)
+        Diagonal of W, and its inverse.
+    shift : (n,)
+        Diagonal of D.
+    lower_ptr, lower_columns, lower
+        Rows of L.
+    upper_ptr, upper_columns, upper
+        Rows of L'.
+    y, q : (n,)
+        To work in; q holds the product with the direction, in the factor's order and scale.
+    """
+
+    order: Array
+    parts: Array
+    weight: Array
+    inverse: Array
+    shift: Array
+    lower_ptr: Array
+    lower_columns: Array
+    lower: Array
+    upper_ptr: Array
+    upper_columns: Array
+    upper: Array
+    y: Array
+    q: Array
+    sums: Array

@@ -4,13 +4,21 @@ from .base import Preconditioner
 from .block_jacobi import BlockJacobi
 from .chebyshev import Chebyshev
 from .choose import NAMES, as_preconditioner
+from .eisenstat import DIC, MIC, SSOR
+from .factored import Factored
+from .incomplete_cholesky import IncompleteCholesky
 from .jacobi import Jacobi
 from .multigrid import Multigrid, rigid_body_modes
 
 __all__ = [
+    "DIC",
+    "MIC",
     "NAMES",
+    "SSOR",
     "BlockJacobi",
     "Chebyshev",
+    "Factored",
+    "IncompleteCholesky",
     "Jacobi",
     "Multigrid",
     "Preconditioner",

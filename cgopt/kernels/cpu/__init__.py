@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
-from . import aggregation, interpreted, many, multigrid, products, smoothing, updates
+from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
 from .inspect import (
@@ -42,6 +42,7 @@ from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threa
 
 __all__ = [
     "SMALL",
+    "SWEEPING",
     "adam_step",
     "add_scale_units",
     "aggregation",
@@ -51,6 +52,7 @@ __all__ = [
     "diagonal",
     "diagonal_csr",
     "dot",
+    "factorization",
     "fill_dia",
     "fill_probe",
     "forward_one",
@@ -77,11 +79,13 @@ __all__ = [
     "sort_rows",
     "steihaug_steps",
     "survey",
+    "sweeps",
     "unsort_rows",
 ]
 
 NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
+SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
 dot = updates.dot
@@ -98,7 +102,10 @@ def _primitive(stem: str, suffix: str, form: int | None) -> Any:
     """A primitive by name: form 0 serial, 1 threaded, None chosen at each call (in interpreted loops)."""
     if suffix == PYTHON:
         return getattr(interpreted, stem)
-    module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
+    if suffix in SWEEPING:
+        module = sweeps
+    else:
+        module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
     kernel = getattr(module, f"{stem}_{suffix}")
     return _either(kernel) if form is None else kernel[form]
 
@@ -145,7 +152,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
     Parameters
     ----------
     layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
-    kind : {"identity", "diagonal", "python"}
+    kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is.
     """
     return Loop(loops.cg_steps, _stems(layout, kind), f"{layout}_{kind}")
@@ -159,7 +166,7 @@ def steihaug_steps(layout: str, kind: str) -> Loop:
 
 def _stems(layout: str, kind: str) -> dict[str, str]:
     """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
-    stems = {"apply_dot": layout, "residual": layout}
+    stems = {"apply_dot": "eisenstat" if kind == "eisenstat" else layout, "residual": layout}
     return stems | {stem: kind for stem in VECTOR_PASSES}
 
 
