@@ -367,6 +367,9 @@ class Predictor:
 
     def __call__(self, observation: Any) -> Array:
         """Outputs (n_outputs,) for an observation (n_inputs,): a view that the next call overwrites."""
+        observation = np.asarray(observation)
+        if observation.shape != self._observation.shape:
+            raise ValueError(f"observation must have shape {self._observation.shape}, got {observation.shape}")
         self._observation[...] = observation
         cpu.forward_one(self.theta, self._sizes, self._codes, self._states)
         return self._output
@@ -419,10 +422,10 @@ class MLPLinearization:
         MLPLinearization
             Itself.
         """
-        if theta.shape != (self.n,) or theta.dtype != self.dtype or not theta.flags.c_contiguous:
-            raise ValueError(f"theta must be a contiguous {self.dtype} array of shape ({self.n},)")
-        self.theta = theta
+        self.theta = require_buffer(theta, (self.n,), self.dtype, "theta")
         if X is not None:
+            if np.shape(X) != (self.samples, self.network.n_inputs):
+                raise ValueError(f"X must have shape {(self.samples, self.network.n_inputs)}, got {np.shape(X)}")
             self._h1[0][:, :-1] = X
         last = len(self._d) - 1
         for layer, (block, f) in enumerate(zip(self.network.blocks, self.network.activations, strict=True)):
@@ -449,8 +452,8 @@ class MLPLinearization:
         (samples, n_outputs) or (samples, k, n_outputs) array
         """
         v = as_direction(v, self.n, self.dtype)
-        if out is None:
-            out = np.empty((self.samples, *v.shape[1:], self.network.n_outputs), self.dtype)
+        shape = (self.samples, *v.shape[1:], self.network.n_outputs)
+        out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
         self._jvp(v, out)
         return out
 
@@ -488,8 +491,8 @@ class MLPLinearization:
         (n,) or (n, k) array
         """
         u = as_output_direction(u, self.output.shape, self.dtype)
-        if out is None:
-            out = np.empty((self.n, *u.shape[1:-1]), self.dtype)
+        shape = (self.n, *u.shape[1:-1])
+        out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
         self._vjp(u, out)
         return out
 
@@ -527,7 +530,7 @@ class MLPLinearization:
         u = as_output_direction(u, self.output.shape, self.dtype)
         if u.ndim != 2:
             raise ValueError(f"u must have the outputs' shape {self.output.shape}, got {u.shape}")
-        out = np.empty(self.n, self.dtype) if out is None else out
+        out = np.empty(self.n, self.dtype) if out is None else require_buffer(out, (self.n,), self.dtype, "out")
         delta = u
         for layer in range(len(self._d) - 1, -1, -1):
             block, d = self.network.blocks[layer], self._d[layer]
@@ -681,6 +684,13 @@ def require_finite(a: Array, name: str) -> None:
     where = first_nonfinite(a)
     if where is not None:
         raise ValueError(f"{name} holds NaN or infinity, first at {where}; all entries must be finite")
+
+
+def require_buffer(a: Array, shape: tuple[int, ...], dtype: Any, name: str) -> Array:
+    """`a`, if it can be read and written in place as it is."""
+    if a.shape != shape or a.dtype != dtype or not a.flags.c_contiguous:
+        raise ValueError(f"{name} must be a contiguous {dtype} array of shape {shape}, got {a.dtype}, {a.shape}")
+    return a
 
 
 def as_direction(v: Any, n: int, dtype: Any) -> Array:

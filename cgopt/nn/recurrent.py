@@ -20,7 +20,7 @@ import numpy as np
 from ..arguments import one_of, whole_number
 from ..arrays import Array
 from .activations import Activation, as_activation
-from .network import Network, as_direction, as_inputs, as_output_direction, lay_out
+from .network import Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
 
 MATCHED = ("tanh", "logistic")
 
@@ -138,10 +138,10 @@ class RNNLinearization:
         RNNLinearization
             Itself.
         """
-        if theta.shape != (self.n,) or theta.dtype != self.dtype:
-            raise ValueError(f"theta must be a {self.dtype} array of shape ({self.n},)")
-        self.theta = theta
+        self.theta = require_buffer(theta, (self.n,), self.dtype, "theta")
         if X is not None:
+            if np.shape(X) != (self.samples, self.steps, self.network.n_inputs):
+                raise ValueError(f"X must have shape {(self.samples, self.steps, self.network.n_inputs)}")
             self._x1[..., :-1] = X.transpose(1, 0, 2)
         into, recur, onto = (block.of(theta) for block in self.network.blocks)
         f = self.network.activation
@@ -184,8 +184,8 @@ class RNNLinearization:
     def vjp(self, u: Array, out: Array | None = None) -> Array:
         """``J'u`` for u of the outputs' shape, k before the last axis; (n,) or (n, k)."""
         u = as_output_direction(u, self.output.shape, self.dtype)
-        if out is None:
-            out = np.empty(self.n if u.ndim == self.output.ndim else (self.n, u.shape[-2]), self.dtype)
+        shape = (self.n,) if u.ndim == self.output.ndim else (self.n, u.shape[-2])
+        out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
         self._gradients(self._enter(u), self._backward(self._enter(u)), out)
         return out
 
@@ -244,7 +244,7 @@ class RNNLinearization:
     def squared_vjp(self, u: Array, out: Array | None = None) -> Array:
         """``sum_i (J_i'u_i)^2`` over the samples i, entry by entry: of gradients u_i, the empirical Fisher diagonal."""
         u = as_output_direction(u, self.output.shape, self.dtype)
-        out = np.empty(self.n, self.dtype) if out is None else out
+        out = np.empty(self.n, self.dtype) if out is None else require_buffer(out, (self.n,), self.dtype, "out")
         delta = self._enter(u)
         back = self._backward(delta)
         states = (self._x1, self._h1[:-1, :, :-1], self._read(self._h1[1:]))
