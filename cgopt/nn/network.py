@@ -544,8 +544,9 @@ class MLPLinearization:
         return SecondOrder(self, as_output_direction(u, self.output.shape, self.dtype))
 
     def scratch(self, k: int) -> Scratch:
-        """Buffers for k vectors at once, kept."""
+        """Buffers for one vector, or for the k vectors at once that were asked for last."""
         if k not in self._scratch:
+            self._scratch = {j: kept for j, kept in self._scratch.items() if j == 1}
             self._scratch[k] = Scratch(self.network.blocks, self.samples, k, self.dtype)
         return self._scratch[k]
 
@@ -589,6 +590,7 @@ class SecondOrder:
         at, s = self.at, self.at.scratch(v.shape[1] if v.ndim == 2 else 1)
         blocks, last = at.network.blocks, len(at._d) - 1
         if s.k not in self._ra:
+            self._ra.clear()
             self._ra[s.k] = [np.empty(s.shape3(layer), at.dtype) for layer in range(last + 1)]
         ra = self._ra[s.k]
         for layer, block in enumerate(blocks):
