@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arguments import one_of, whole_number
+from ..arguments import Seed, one_of, real_number, whole_number
 from ..arrays import Array
 from .activations import Activation, as_activation
 from .network import Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
@@ -62,6 +62,46 @@ class RNN(Network):
                 ("W_out", "b_out", self.n_hidden, self.n_outputs),
             ]
         )
+
+    def init(
+        self,
+        rng: Seed = None,
+        *,
+        scheme: str = "scaled",
+        dtype: Any = np.float64,
+        spectral_radius: float | None = None,
+        **options: Any,
+    ) -> Array:
+        """A starting point, as `Network.init`.
+
+        Parameters
+        ----------
+        rng, scheme, dtype, **options
+            As there.
+        spectral_radius : float, optional
+            Multiply W_rec so that its largest eigenvalue has this size: about 1.1 keeps what was seen without running
+            away, so that tasks with long delays can be learnt (Sutskever et al. 2013, section 4).
+
+        Returns
+        -------
+        (n,) array
+
+        Examples
+        --------
+        >>> import numpy as np, cgopt
+        >>> network = cgopt.nn.RNN(2, 50, 1)
+        >>> theta = network.init(0, scheme="sparse", spectral_radius=1.1)
+        >>> float(np.max(np.abs(np.linalg.eigvals(network.views(theta)["W_rec"]))))
+        1.1
+        """
+        theta = super().init(rng, scheme=scheme, dtype=dtype, **options)
+        if spectral_radius is not None:
+            W = self.views(theta)["W_rec"]
+            found = float(np.max(np.abs(np.linalg.eigvals(W))))
+            if found == 0.0:
+                raise ValueError(f"spectral_radius cannot be reached: W_rec has no other than zero under {scheme!r}")
+            W *= real_number("spectral_radius", spectral_radius, above=0.0) / found
+        return theta
 
     def linearize(self, theta: Array, X: Array) -> RNNLinearization:
         """Run the forward pass and keep what products need.
