@@ -194,6 +194,8 @@ def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
     """``p = M r``; returns ``r'p``, ``p'p``."""
     p[...] = inverse * r
     return dot(r, p), dot(p, p)
+
+
 def adam_step(
     theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
 ) -> None:
@@ -246,6 +248,8 @@ def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
         b = theta[start + inputs * units : start + (inputs + 1) * units]
         states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
         start += (inputs + 1) * units
+
+
 def v_cycle(H: Hierarchy) -> Any:
     """``x = V b`` on level 0 of a multigrid hierarchy, whose b is read; in fp64, by dense matrices. Returns x."""
     rows, count = H.rows, H.b.shape[0]
