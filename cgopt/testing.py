@@ -878,6 +878,7 @@ def _check_definiteness(probe: _Probe) -> _Finding | None:
 
 def _flattest_direction(probe: _Probe) -> tuple[Array, float, int]:
     """Ritz vector of the smallest Ritz value, the size of the largest, the dimension of the Krylov space."""
+
     def product(q: Array) -> Array:
         return _wide(probe.A.product(q.astype(probe.A.dtype)))
 

@@ -166,6 +166,8 @@ class RNNLinearization:
     def update(self, theta: Array, X: Array | None = None) -> Self:
         """Linearise anew, at another theta or on another batch of the same size.
 
+        Operators made of it before are void: make them anew.
+
         Parameters
         ----------
         theta : (n,) array of the same type
