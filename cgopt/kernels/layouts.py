@@ -24,6 +24,12 @@ class Dense(NamedTuple):
     values: Array
 
 
+class DenseLower(NamedTuple):
+    """A real symmetric matrix, C-contiguous ``(n, n)``, of which only the lower triangle is read."""
+
+    values: Array
+
+
 class CSR(NamedTuple):
     """Compressed sparse rows: row i holds ``data[indptr[i]:indptr[i+1]]`` at columns ``indices[...]``."""
 
@@ -53,15 +59,17 @@ class DIA(NamedTuple):
     data: Array
 
 
-Layout = Dense | CSR | SortedCSR | DIA
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA
 
 
 class Work(NamedTuple):
     """How rows are shared out: chunk t is rows ``bounds[t]:bounds[t+1]``, its partial sums ``sums[t]``.
 
-    The number of chunks, not the number of threads that happen to run, fixes the order of every sum:
+    ``spill[t]`` is what chunk t adds to rows of a product that other chunks own; empty for layouts that keep to their
+    own rows. The number of chunks, not the number of threads that happen to run, fixes the order of every sum:
     the same input gives the same bits.
     """
 
     bounds: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
+    spill: Array

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import CSR, DIA, WINDOW, Dense, SortedCSR
+from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, SortedCSR
 
 
 def product(A: Any, p: Any) -> Any:
     """``A p`` for a layout or an operator."""
     if isinstance(A, Dense):
         return A.values @ p
+    if isinstance(A, DenseLower):
+        return np.tril(A.values) @ p + np.tril(A.values, -1).T @ p
     if isinstance(A, (CSR, SortedCSR)):
         out = np.zeros(p.shape, np.result_type(A.data, p))
         for i in range(p.shape[0]):

@@ -187,7 +187,7 @@ def batched_cg(
         part = slice(low, min(m, low + stride))
         bounds = np.linspace(0, part.stop - low, min(CHUNKS, part.stop - low) + 1).astype(np.int64)
         alone = threads == 1 or (part.stop - low) * matrices.entries < cpu.SMALL
-        work = Work(bounds, np.empty((1 if alone else threads, 1)))
+        work = Work(bounds, np.empty((1 if alone else threads, 1)), np.empty((0, 0)))
         cpu.run(
             kernel,
             work,

@@ -6,6 +6,7 @@ Stand. 49, 1952. The loop itself is `cgopt.kernels.loops.cg_steps`; this file pr
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -167,8 +168,12 @@ class CGSolver:
                 )
             self._busy = True
             try:
-                space = self._workspace(dtype, rhs.shape[1] if many else 1)
-                result: Any = (solve_many if many else solve_one)(self._system, space, rhs, start, goal, listeners)
+                result: Any
+                if many:
+                    space_for = functools.partial(self._workspace, dtype)
+                    result = solve_many(self._system, space_for, rhs, start, goal, listeners)
+                else:
+                    result = solve_one(self._system, self._workspace(dtype, 1), rhs, start, goal, listeners)
             finally:
                 self._busy = False
         result.x = like(result.x, b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,6 +15,24 @@ from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
 
+# Systems whose vectors stay in a last-level cache together with the matrix, instead of streaming from memory at each
+# pass: sixteen systems of 90 000 unknowns (2-D Laplacian, 32 MB of cache) took 116 us an iteration each when advanced
+# all together, and 55 in groups of five.
+CACHE_BYTES = 24_000_000
+
+
+def group_sizes(system: System, itemsize: int, k: int) -> list[int]:
+    """How many of k systems to advance together, group after group; at least two in each."""
+    if system.format == "python" or system.kind == "python":  # a product with all of them is one call
+        return [k]
+    fitting = (CACHE_BYTES - system.operator.nbytes) // (4 * itemsize * system.n)  # x, r, p, q
+    if fitting < 2 or fitting >= k:
+        return [k]
+    groups = -(-k // fitting)
+    if k < 2 * groups:
+        groups -= 1
+    return [k // groups + (i < k % groups) for i in range(groups)]
+
 
 def steps_of(log: Array, j: int) -> Array:
     """The log of one system, which leaves zeros once it has ended: its last iteration is the last with a step."""
@@ -23,16 +42,36 @@ def steps_of(log: Array, j: int) -> Array:
 
 
 def solve_many(
-    system: System, space: Workspace, b: Array, start: Array | None, goal: Goal, listeners: Listeners
+    system: System,
+    space_for: Callable[[int], Workspace],
+    b: Array,
+    start: Array | None,
+    goal: Goal,
+    listeners: Listeners,
 ) -> ManyResult:
-    """Solve ``A X = B``, each column by its own conjugate gradients, one pass over A an iteration for all.
+    """Solve ``A X = B``, each column by its own conjugate gradients, one pass over A an iteration for a group of them.
 
-    Parameters are those of `cgopt.linear.one.solve_one`, with b and start of shape (n, k).
+    Parameters are those of `cgopt.linear.one.solve_one`, with b and start of shape (n, k), and the workspace for a
+    number of columns to be asked for. All columns are one group where somebody listens.
 
     Returns
     -------
     ManyResult
     """
+    n, k = b.shape
+    x = np.zeros((k, n), b.dtype)
+    columns: list[CGResult] = []
+    for size in [k] if listeners.any else group_sizes(system, b.dtype.itemsize, k):
+        own = slice(len(columns), len(columns) + size)
+        first = None if start is None else start[:, own]
+        columns += solve_group(system, space_for(size), b[:, own], x[own], first, goal, listeners)
+    return ManyResult(x.T, columns)
+
+
+def solve_group(
+    system: System, space: Workspace, b: Array, x: Array, start: Array | None, goal: Goal, listeners: Listeners
+) -> list[CGResult]:
+    """Solve for some columns together; x, (k, n) and zero, becomes the solution, system by system."""
     n, k = b.shape
     layout, w, S, V, codes = system.layout, space.work, space.s, space.V, space.I[0]
     r, right = V[0], V[4]
@@ -41,7 +80,6 @@ def solve_many(
     norms, exponents = np.array([m[0] for m in measured]), np.array([m[1] for m in measured], dtype=np.int64)
     shifts = system.exponent - exponents
     scale_rows(right, exponents)
-    x = np.zeros((k, n), space.dtype)
     rr = norms**2
     if start is not None:
         nonzero = np.flatnonzero(norms)  # A x = 0 has the solution 0, whatever the guess, as in SciPy
@@ -135,4 +173,4 @@ def solve_many(
                 direction,
             )
         )
-    return ManyResult(x.T, columns)
+    return columns

@@ -9,8 +9,7 @@ import numpy as np
 
 from ..arrays import Array, first_nonfinite, real_view
 from ..kernels import cpu, loops
-from ..kernels.layouts import Work
-from ..operators import MatrixOperator, Operator, Scaled
+from ..operators import MatrixOperator, Operator, Scaled, formats
 from ..operators.check import require_hermitian
 from ..operators.matrices import extreme_exponent
 from ..preconditioners import Jacobi
@@ -53,7 +52,7 @@ class System:
         self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
         self.shares: tuple[int, int, Any] = (self.n, 8 * self.n, None)  # eight entries a row: a guess
         if isinstance(operator, MatrixOperator):
-            self.layout, self.exponent = operator.layout, operator.exponent
+            self.layout, self.exponent = formats.for_loop(operator.layout), operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
             self.shares = operator.shares
         self.format = cpu.layout_name(self.layout)
@@ -111,8 +110,12 @@ class Workspace:
     def __init__(self, system: System, dtype: np.dtype[Any], columns: int) -> None:
         n = system.n
         self.dtype = dtype
-        self.work = self.work_real = cpu.share_rows(*system.shares, columns=columns, threads=system.threads)
         complex_ = dtype.kind == "c"
+        if system.format == "lower" and columns == 1:
+            self.work = cpu.share_triangle(n, dtype, system.threads)
+        else:
+            self.work = cpu.share_rows(*system.shares, columns=columns, threads=system.threads)
+        self.work_real = self.work
         # Vectors end on whole cache lines, an odd number of them: those of a size that is a power of two would
         # otherwise fall on the same cache sets.
         line = 64 // dtype.itemsize
@@ -126,7 +129,7 @@ class Workspace:
         self.I = np.zeros((4, columns), np.int64)
         self.Vr = self.V.view(self.V.real.dtype)
         if complex_:  # vector updates treat a complex vector as a real one of twice the length
-            self.work_real = Work(2 * self.work.bounds, np.zeros_like(self.work.sums))
+            self.work_real = self.work._replace(bounds=2 * self.work.bounds, sums=np.zeros_like(self.work.sums))
         self.low, self.high = SAFE_NORM[self.Vr.dtype.char]
         self.unit = float(np.finfo(dtype).eps) / 2.0
         self.slice = int(max(1, min(SLICE // columns, SLICE_BYTES // system.traffic(dtype.itemsize, columns))))
@@ -179,7 +182,7 @@ class Workspace:
             If b holds NaN or infinity.
         """
         real = real_view(b)
-        square = cpu.run(cpu.sum_of_squares, self.work_real, real, self.work_real)
+        square = cpu.run(cpu.dot, self.work_real, real, real, self.work_real)
         if self.low * self.low <= square <= self.high * self.high:
             return math.sqrt(square), 0
         scratch = real_view(self.scratch(b.shape[0]))
@@ -191,7 +194,7 @@ class Workspace:
             return 0.0, 0
         exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
         scaled = np.ldexp(real, exponent, out=scratch)
-        return math.sqrt(cpu.run(cpu.sum_of_squares, self.work_real, scaled, self.work_real)), exponent
+        return math.sqrt(cpu.run(cpu.dot, self.work_real, scaled, scaled, self.work_real)), exponent
 
 
 class OnViews:

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from ..arrays import Array, as_array, from_foreign, is_foreign, real_view, supported_dtype
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, Layout
+from ..kernels.layouts import CSR, DIA, Dense, SortedCSR
 from . import formats
 from .base import Operator
 
@@ -90,7 +90,7 @@ class MatrixOperator(Operator):
             layout = layout._replace(**{field: np.ldexp(real_view(stored), self.exponent).view(stored.dtype)})
             norm = _scan(layout)[0]
         self.norm_bound, self.bad_row = float(norm), int(bad_row)
-        self.layout: Layout = layout
+        self.layout: Dense | CSR | SortedCSR | DIA = layout
         if isinstance(layout, CSR):
             self.layout, self.why = formats.choose(layout, format)
         self.work = cpu.share_rows(*self.shares)

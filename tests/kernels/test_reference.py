@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import cgopt
 from cgopt.kernels import cpu, loops, reference
 from cgopt.kernels.cpu import interpreted, many, products, updates
-from cgopt.kernels.layouts import CSR, DIA, WINDOW, Dense, SortedCSR, Work
+from cgopt.kernels.layouts import CSR, DIA, WINDOW, Dense, DenseLower, SortedCSR, Work
 from cgopt.operators import MatrixOperator, formats
 from cgopt.testing import sparse_spd
 
@@ -27,10 +27,12 @@ U64 = 2.0**-53
 
 # layout, type of the matrix, type of the vectors, form
 COVER = [
-    (layout, F64, F64, form) for layout in ("dense", "csr", "sorted", "dia") for form in (SERIAL, THREADED)
+    (layout, F64, F64, form) for layout in ("dense", "lower", "csr", "sorted", "dia") for form in (SERIAL, THREADED)
 ]
 COVER += [
     ("dense", F32, F32, THREADED),
+    ("lower", F32, F32, THREADED),
+    ("lower", F64, C128, SERIAL),  # a real matrix, a complex right-hand side
     ("csr", F32, F32, SERIAL),
     ("dia", F32, F32, SERIAL),
     ("dense", C128, C128, SERIAL),
@@ -87,13 +89,16 @@ def matrix(layout, dtype, n=N):
         dense[i, columns] = random(rng, columns.size, dtype)
     if layout == "dense":
         return Dense(dense), dense
+    if layout == "lower":
+        dense = np.tril(dense) + np.tril(dense, -1).T
+        return DenseLower(dense), dense
     rows = formats.csr_arrays(sp.csr_array(dense))
     return (rows if layout == "csr" else formats.to_sorted(rows)), dense
 
 
-def chunks(n=N, columns=1):
+def chunks(n=N, columns=1, dtype=F64):
     bounds = np.array([0, 64, 192, n], dtype=np.int64)
-    return Work(bounds, np.zeros((3, max(8, 2 * columns))))
+    return Work(bounds, np.zeros((3, max(8, 2 * columns))), np.full((3, n), np.nan, dtype))
 
 
 def kernel(module, stem, layout, form):
@@ -122,7 +127,7 @@ def test_product_and_its_dot_product(case):
     rng = np.random.default_rng(0)
     p = random(rng, N, vector_type)
     q, twin = np.full(N, np.nan, vector_type), np.empty(N, vector_type)
-    pq = kernel(products, "apply_dot", layout, form)(A, p, q, chunks())
+    pq = kernel(products, "apply_dot", layout, form)(A, p, q, chunks(dtype=vector_type))
     reference.apply_dot(A, p, twin, None)
     # two sums of the same terms in different orders, each row with at most n of them
     bound = 2 * (N + 2) * roundoff(vector_type) * term_sizes(dense, p)
@@ -217,13 +222,13 @@ def test_product_with_any_set_of_diagonals(offsets, n, form):
     A = formats.to_dia(formats.csr_arrays(sp.csr_array(dense)), offsets)
     np.testing.assert_array_equal(reference.product(A, np.eye(n)), dense)
     p, q = rng.standard_normal(n), np.full(n, np.nan)
-    work = Work(np.array([0, 64, n]), np.zeros((2, 8)))
+    work = Work(np.array([0, 64, n]), np.zeros((2, 8)), np.zeros((2, 0)))
     pq = products.apply_dot_dia[form](A, p, q, work)
     assert (np.abs(q - dense @ p) <= 2 * (offsets.size + 2) * U64 * term_sizes(dense, p)).all()
     assert abs(pq - p @ q) <= 2 * n * U64 * (np.abs(p) @ np.abs(q))
 
 
-@pytest.mark.parametrize("layout", ["dense", "csr", "sorted", "dia"])
+@pytest.mark.parametrize("layout", ["dense", "lower", "csr", "sorted", "dia"])
 def test_threads_change_no_bit(layout):
     # With the same chunks, whether they run on threads or one after the other: what lets a forked child, or a
     # solve beside another, run serial.
@@ -244,7 +249,7 @@ def test_threads_change_no_bit(layout):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_infinity_come_through(form, value):
     # compiled with `nnan` they would be optimised away
-    for layout in ("dense", "csr", "sorted", "dia"):
+    for layout in ("dense", "lower", "csr", "sorted", "dia"):
         A, _ = matrix(layout, F64)
         p = np.ones(N)
         p[64] = value
@@ -254,7 +259,6 @@ def test_nan_and_infinity_come_through(form, value):
         )
     v = np.ones(N)
     v[3] = value
-    assert not np.isfinite(updates.sum_of_squares[form](v, chunks()))
     assert not np.isfinite(updates.dot[form](v, np.ones(N), chunks()))
 
 
@@ -279,17 +283,10 @@ def assert_close(found, twin, dtype, size, operations=4):
     assert (np.abs(found - twin) <= operations * roundoff(dtype) * size).all()
 
 
-@pytest.mark.parametrize(("dtype", "form"), REAL)
-def test_dot_and_sum_of_squares(dtype, form):
+@pytest.mark.parametrize(("dtype", "form"), [*REAL, (C128, SERIAL), (C64, THREADED)])
+def test_dot(dtype, form):
     r, _, p, _, _ = state(dtype)
     assert_sums((updates.dot[form](r, p, chunks()), reference.dot(r, p)), r, p)
-    assert_sums((updates.sum_of_squares[form](r, chunks()), reference.dot(r, r)), r, r)
-
-
-@pytest.mark.parametrize(("dtype", "form"), [*REAL, (C128, SERIAL), (C64, THREADED)])
-def test_real_dot_of_products_by_functions(dtype, form):
-    r, _, p, _, _ = state(dtype)
-    assert_sums((products.real_dot[form](r, p, chunks()), reference.dot(r, p)), r, p)
 
 
 @pytest.mark.parametrize("kind", ["identity", "diagonal"])

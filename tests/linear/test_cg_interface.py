@@ -784,3 +784,59 @@ def test_inputs_may_be_read_only():
     assert result.converged
     assert result.x.flags.writeable
     assert cgopt.cg(np.broadcast_to(2.0, (1, 1)), np.broadcast_to(4.0, (1,))).x.tolist() == [2.0]
+
+
+# ---- many right-hand sides in groups -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fitting", "sizes"), [(2, [3, 2, 2]), (3, [3, 2, 2]), (4, [4, 3]), (6, [4, 3]), (7, [7])])
+def test_groups_that_stay_in_cache_change_no_bit(monkeypatch, fitting, sizes):
+    from cgopt.linear import many
+
+    A = cgopt.gallery.poisson((12, 11))
+    B = np.random.default_rng(5).standard_normal((132, 7))
+    X0 = np.random.default_rng(6).standard_normal((132, 7))
+    B[:, 3] = 0.0
+    solver = cgopt.CGSolver(A, M="jacobi")
+    together = solver.solve(B, X0, rtol=1e-9)
+    monkeypatch.setattr(many, "CACHE_BYTES", solver.operator.nbytes + fitting * 4 * 8 * 132)
+    assert many.group_sizes(solver._system, 8, 7) == sizes
+    result = solver.solve(B, X0, rtol=1e-9)
+    assert result.x.shape == (132, 7)
+    assert np.array_equal(result.x, together.x)
+    assert result.statuses == together.statuses
+    for mine, other in zip(result.columns, together.columns, strict=True):
+        assert np.array_equal(mine.history, other.history)
+
+
+def test_a_callback_sees_all_columns_whatever_fits_in_cache(monkeypatch):
+    from cgopt.linear import many
+
+    monkeypatch.setattr(many, "CACHE_BYTES", 1)
+    shapes = set()
+    cgopt.cg(cgopt.gallery.poisson((9, 9)), np.eye(81)[:, :6], callback=lambda x: shapes.add(x.shape))
+    assert shapes == {(81, 6)}
+
+
+# ---- dense matrices of which half is read ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [48, 49, 50, 51, 130])
+def test_reading_the_lower_triangle_solves_the_same_system(n):
+    A = cgopt.gallery.prescribed_spectrum(np.linspace(1.0, 50.0, n), rng=n)
+    b = np.random.default_rng(n).standard_normal(n)
+    result = cgopt.cg(A, b, rtol=1e-12)
+    assert result.converged
+    assert np.linalg.norm(b - A @ result.x) <= 1.001e-12 * np.linalg.norm(b)
+
+
+def test_an_unsymmetric_dense_matrix_is_refused_and_judged_by_all_of_its_entries():
+    A = cgopt.gallery.prescribed_spectrum(np.linspace(1.0, 10.0, 64), rng=0)
+    A[np.triu_indices(64, 1)] *= 1.2  # the lower triangle alone would do for a symmetric matrix
+    b = np.ones(64)
+    with pytest.raises(ValueError, match=r"Hermitian|symmetric"):
+        cgopt.cg(A, b)
+    result = cgopt.cg(A, b, rtol=1e-8, check=False)
+    true = np.linalg.norm(b - A @ result.x)
+    assert np.isclose(result.residual_norm, true)
+    assert result.converged == (true <= 1e-8 * 8.0)

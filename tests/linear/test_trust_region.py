@@ -154,7 +154,7 @@ def test_hard_case_of_many_unknowns():
     assert norm(step.x) == pytest.approx(radius, rel=1e-12)
     assert model(A, g, step.x) == pytest.approx(oracle(A, g, radius)[0], rel=1e-9)
     # without the second look it is the minimiser over what g reaches, and not below
-    blind = trust_region_cg(A, g, radius, method="gltr", rtol=1e-10, certify=False)
+    blind = trust_region_cg(A, g, radius, method="gltr", rtol=1e-6, certify=False)
     assert blind.iterations < step.iterations
     assert model(A, g, blind.x) > model(A, g, step.x) + 0.1 * step.model_decrease
 

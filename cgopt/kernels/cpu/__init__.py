@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import interpreted, many, products, updates
 from .batched import solve_batch
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
-from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows
+from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "SMALL",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
+    "dot",
     "fill_dia",
     "fill_probe",
     "get_num_threads",
@@ -32,7 +33,6 @@ __all__ = [
     "max_num_threads",
     "multiply",
     "multiply_many",
-    "real_dot",
     "residual",
     "residual_many",
     "run",
@@ -40,18 +40,18 @@ __all__ = [
     "scan_dense",
     "set_num_threads",
     "share_rows",
+    "share_triangle",
     "solve_batch",
     "sort_rows",
     "steihaug_steps",
-    "sum_of_squares",
     "survey",
 ]
 
-NAMES = {Dense: "dense", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
+NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
+VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
-sum_of_squares = updates.sum_of_squares
-real_dot = products.real_dot
+dot = updates.dot
 for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge, loops.select):
     helper(_scalar_helper)
 
@@ -91,7 +91,12 @@ class Loop:
             return
         forms = []
         for form, kind in enumerate(("serial", "threaded")):
-            primitives = {stem: _primitive(stem, suffix, form) for stem, suffix in stems.items()}
+            # Vector passes beside a dense matrix are not worth waking a thread for.
+            dense = stems.get("apply_dot") == "lower"
+            primitives = {
+                stem: _primitive(stem, suffix, 0 if dense and stem in VECTOR_PASSES else form)
+                for stem, suffix in stems.items()
+            }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))
         self._forms = (forms[0], forms[1])
@@ -106,7 +111,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
 
     Parameters
     ----------
-    layout : {"dense", "csr", "sorted", "dia", "python"}
+    layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
     kind : {"identity", "diagonal", "python"}
         What the preconditioner is.
     """
@@ -122,14 +127,14 @@ def steihaug_steps(layout: str, kind: str) -> Loop:
 def _stems(layout: str, kind: str) -> dict[str, str]:
     """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
     stems = {"apply_dot": layout, "residual": layout}
-    return stems | {stem: kind for stem in ("update_residual", "update_direction", "restart")}
+    return stems | {stem: kind for stem in VECTOR_PASSES}
 
 
 @functools.cache
 def cg_steps_many(layout: str, kind: str) -> Loop:
     """The loop for k right-hand sides; parameters as for `cg_steps`."""
     stems = {"apply_dot_many": layout, "residual_many": layout}
-    stems |= {stem: kind for stem in ("update_residual_many", "update_direction_many", "restart_many")}
+    stems |= {f"{stem}_many": kind for stem in VECTOR_PASSES}
     return Loop(loops.cg_steps_many, stems, f"{layout}_{kind}")
 
 

@@ -63,7 +63,11 @@ def compiled(text: Callable[..., Any], *, threaded: bool, fastmath: set[str] | N
     Where no folder can be written (neither beside the package nor in the user's cache), the kernel is
     compiled anew in each process.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath or False, "error_model": "numpy"}
+    # Kernels are merged into the loops that call them (`forceinline`). As calls they would be copies, in each loop that
+    # is loaded, of which the linker takes the first it meets; optimised once or twice, those round differently, and
+    # what had been solved before would decide the last bit.
+    options: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+    options["fastmath"] = fastmath or False
     if threaded:
         options["parallel"] = ONLY_PRANGE
     kernel = numba.njit(**options)(text)
@@ -99,11 +103,20 @@ def named(text: Callable[..., Any], suffix: str) -> Callable[..., Any]:
 
 
 def inline(text: Callable[..., Any]) -> Any:
-    """A small helper for use inside kernels only, merged into its caller before compilation.
+    """A small helper for use inside kernels only, merged into its caller before types are inferred.
 
-    (As a call, each use would count references of its array arguments, atomically.)
+    (As a call, each use would count references of its array arguments, atomically. Merged after type inference, by
+    numba's other decorator for this, each helper would be compiled by itself as well: 5 s instead of 1 for diagonals.)
     """
-    return numba.extending.register_jitable(inline="always")(text)
+    return numba.njit(inline="always", error_model="numpy")(text)
+
+
+def chunk(fastmath: set[str]) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: what a kernel does to one chunk of rows, merged into it after compilation.
+
+    The kernel's own code, which numba takes through many passes where it is threaded, then stays small.
+    """
+    return numba.njit(fastmath=fastmath, error_model="numpy", forceinline=True)
 
 
 def helper(text: Callable[..., Any]) -> Any:

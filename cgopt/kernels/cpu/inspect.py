@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layouts import CSR, DIA, WINDOW, Dense, Layout
+from ..layouts import CSR, DIA, WINDOW, Dense, DenseLower, Layout
 from .compile import CONTRACT, compiled
 
 U = np.uint64
@@ -161,7 +161,7 @@ def _diagonal_sorted(indptr: Any, indices: Any, data: Any, place: Any, out: Any)
 
 def diagonal(A: Layout, n: int) -> Any:
     """The diagonal of a layout as a new (n,) array."""
-    if isinstance(A, Dense):
+    if isinstance(A, Dense | DenseLower):
         return A.values.diagonal().copy()
     if isinstance(A, DIA):
         main = np.flatnonzero(A.offsets == 0)

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from ..layouts import Work
-from . import many, products, updates
+from . import many, updates
 from .threads import run
 
 
 def apply_dot(A: Any, p: Any, q: Any, w: Work) -> float:
     """``q = A p``, ``p'q``."""
     A.matvec(p, out=q)
-    return float(run(products.real_dot, w, p, q, w))
+    return float(run(updates.dot, w, p, q, w))
 
 
 def residual(A: Any, b: Any, scale: float, x: Any, r: Any, w: Work) -> float:
     """``r = scale b - A x``, ``r'r``."""
     A.matvec(x, out=r)
     np.subtract(b if scale == 1.0 else scale * b, r, out=r)
-    return float(run(products.real_dot, w, r, r, w))
+    return float(run(updates.dot, w, r, r, w))
 
 
 def update_residual(M: Any, alpha: float, q: Any, r: Any, z: Any, w: Work) -> tuple[float, float]:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import REASSOCIATE, helper, named, pair
+from ..loops import bind
+from .compile import CONTRACT, REASSOCIATE, helper, pair
 from .products import (
-    FLAGS,
-    real_product,
     rows_csr,
     rows_dense,
     rows_dia,
@@ -27,6 +26,7 @@ from .products import (
     true_rows_dia,
     true_rows_sorted,
 )
+from .updates import real_product
 
 U = np.uint64
 TILE = 1024  # rows; a multiple of the window of `SortedCSR`. Ten entries a row make 120 kB: second-level cache
@@ -50,47 +50,50 @@ def clear(sums: Any, t: int) -> None:
         sums[t, j] = 0.0
 
 
+rows: Callable[..., Any] = rows_csr  # `bind` puts the layout's own in its place
+
+
+def _apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        clear(sums, t)
+        low = bounds[t]
+        while low < bounds[t + 1]:
+            high = min(low + TILE, bounds[t + 1])
+            for a in range(act.shape[0]):
+                j = act[a]
+                sums[t, j] += rows(A, p[j], q[j], low, high)
+            low = high
+    collect(sums, 0, act, pq)
+
+
+def _residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Any) -> None:
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        clear(sums, t)
+        for a in range(act.shape[0]):
+            j = act[a]
+            sums[t, j] = rows(A, b[j], 1.0, x[j], r[j], bounds[t], bounds[t + 1])
+    collect(sums, 0, act, rr)
+
+
 def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``apply_dot_many_<name>(A, p, q, pq, act, w)``: ``q_j = A p_j``, ``pq[j] = p_j'q_j`` for j in act."""
-
-    def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
-        bounds, sums = w.bounds, w.sums
-        for t in prange(sums.shape[0]):
-            clear(sums, t)
-            low = bounds[t]
-            while low < bounds[t + 1]:
-                high = min(low + TILE, bounds[t + 1])
-                for a in range(act.shape[0]):
-                    j = act[a]
-                    sums[t, j] += rows(A, p[j], q[j], low, high)
-                low = high
-        collect(sums, 0, act, pq)
-
-    return pair(FLAGS[name])(named(apply_dot_many, name))
+    return pair(CONTRACT)(bind(_apply_dot_many, f"apply_dot_many_{name}", {"rows": rows}))
 
 
 def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``residual_many_<name>(A, b, x, r, rr, act, w)``: ``r_j = b_j - A x_j``, ``rr[j] = r_j'r_j`` for j in act."""
-
-    def residual_many(A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any, w: Any) -> None:
-        bounds, sums = w.bounds, w.sums
-        for t in prange(sums.shape[0]):
-            clear(sums, t)
-            for a in range(act.shape[0]):
-                j = act[a]
-                sums[t, j] = rows(A, b[j], 1.0, x[j], r[j], bounds[t], bounds[t + 1])
-        collect(sums, 0, act, rr)
-
-    return pair(FLAGS["csr"] if name == "dia" else FLAGS[name])(named(residual_many, name))
+    return pair(CONTRACT)(bind(_residual_many, f"residual_many_{name}", {"rows": rows}))
 
 
 apply_dot_many_csr = product_kernel("csr", rows_csr)
 apply_dot_many_sorted = product_kernel("sorted", rows_sorted)
-apply_dot_many_dense = product_kernel("dense", rows_dense)
+apply_dot_many_dense = apply_dot_many_lower = product_kernel("dense", rows_dense)
 apply_dot_many_dia = product_kernel("dia", rows_dia)
 residual_many_csr = residual_kernel("csr", true_rows_csr)
 residual_many_sorted = residual_kernel("sorted", true_rows_sorted)
-residual_many_dense = residual_kernel("dense", true_rows_dense)
+residual_many_dense = residual_many_lower = residual_kernel("dense", true_rows_dense)
 residual_many_dia = residual_kernel("dia", true_rows_dia)
 
 

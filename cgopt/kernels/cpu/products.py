@@ -19,31 +19,17 @@ import numpy as np
 from numba import prange
 
 from ..layouts import WINDOW
-from .compile import CONTRACT, REASSOCIATE, inline, named, pair
-from .updates import total
+from ..loops import bind
+from .compile import CONTRACT, REASSOCIATE, chunk, inline, pair
+from .updates import real_product, total
 
 U = np.uint64
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
 TILE = 2048  # rows of q kept in first-level cache while the diagonals pass over it
 MASK = U(WINDOW - 1)
 
-
-@inline
-def real_product(a: Any, b: Any) -> Any:
-    """Real part of ``conj(a) b`` in fp64; for real arguments the second term folds away."""
-    return np.float64(a.real) * np.float64(b.real) + np.float64(a.imag) * np.float64(b.imag)
-
-
-@pair(REASSOCIATE)
-def real_dot(a: Any, b: Any, w: Any) -> Any:
-    """Real part of ``a^H b`` in fp64."""
-    bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        ab = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            ab += real_product(a[i], b[i])
-        sums[t, 0] = ab
-    return total(sums, 0)
+# The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
+FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "lower": REASSOCIATE, "dia": REASSOCIATE}
 
 
 @inline
@@ -64,7 +50,7 @@ def row_sum(indices: Any, data: Any, p: Any, k: Any, end: Any, one: Any, zero: A
 # ``rows_<layout>(A, p, q, low, high)``: rows low to high of ``q = A p``; returns their part of ``p'q``.
 
 
-@inline
+@chunk(FLAGS["csr"])
 def rows_csr(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Compressed sparse rows."""
     indptr, indices, data = A.indptr, A.indices, A.data
@@ -81,7 +67,7 @@ def rows_csr(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
-@inline
+@chunk(FLAGS["sorted"])
 def rows_sorted(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Rows sorted by length in windows; low and high are multiples of the window, or the last row."""
     indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
@@ -99,7 +85,7 @@ def rows_sorted(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
-@inline
+@chunk(FLAGS["dense"])
 def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Dense rows."""
     values = A.values
@@ -113,10 +99,63 @@ def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
+@inline
+def add_panel(values: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
+    """Rows i to i + 3 left of the diagonal and, transposed, the columns above it; returns their part of ``p'q``.
+
+    Each entry is read once and used twice; four rows at a time, so that q is loaded and stored once for four.
+    """
+    p0, p1, p2, p3 = p[i], p[i + ONE], p[i + TWO], p[i + THREE]
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    for j in range(i):
+        pj = p[j]
+        a0, a1, a2, a3 = values[i, j], values[i + ONE, j], values[i + TWO, j], values[i + THREE, j]
+        s0 += a0 * pj
+        s1 += a1 * pj
+        s2 += a2 * pj
+        s3 += a3 * pj
+        q[j] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
+    q[i], q[i + ONE], q[i + TWO], q[i + THREE] = s0, s1, s2, s3
+    return 2.0 * (real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3))
+
+
+@chunk(FLAGS["lower"])
+def rows_lower(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Lower triangle of a dense matrix, rows low to high: writes q before high."""
+    values = A.values
+    zero = values.dtype.type(0) * p.dtype.type(0)
+    pq = 0.0
+    for j in range(U(low)):
+        q[j] = zero
+    i = U(low)
+    while i + THREE < U(high):
+        pq += add_panel(values, p, q, i, zero)
+        for row in range(i, i + FOUR):  # the block on the diagonal
+            s = values[row, row] * p[row]
+            pq += real_product(p[row], s)
+            for j in range(i, row):
+                t = values[row, j] * p[j]
+                s += t
+                q[j] += values[row, j] * p[row]
+                pq += 2.0 * real_product(p[row], t)
+            q[row] += s
+        i += FOUR
+    while i < U(high):
+        s = zero
+        for j in range(i):
+            s += values[i, j] * p[j]
+            q[j] += values[i, j] * p[i]
+        d = values[i, i] * p[i]
+        q[i] = s + d
+        pq += 2.0 * real_product(p[i], s) + real_product(p[i], d)
+        i += ONE
+    return pq
+
+
 # Diagonals. The more of them are read side by side, the nearer memory comes to its full rate (one after the other
-# gives 60 % of it): three, five and seven, which are the stencils of the Laplacian, have a loop of their own, with p'q
-# in it; more are added four at a time. Shifts are added modulo 2^64, so that ``i + shift`` is the column for negative
-# offsets too.
+# gives 60 % of it): five and seven, which are the stencils of the Laplacian, have a loop of their own, with p'q in it;
+# other numbers are added three at a time. (Each such loop costs compile time.) Shifts are added modulo 2^64, so that
+# ``i + shift`` is the column for negative offsets too.
 
 
 @inline
@@ -127,15 +166,9 @@ def sum_of_three(data: Any, p: Any, i: Any, d: Any, s0: Any, s1: Any, s2: Any) -
 
 @inline
 def inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, count: Any) -> Any:
-    """``q = A p`` and ``p'q`` for rows in which all of three, five or seven diagonals lie inside the matrix."""
+    """``q = A p`` and ``p'q`` for rows in which all of five or seven diagonals lie inside the matrix."""
     pq = 0.0
     s0, s1, s2 = U(offsets[0]), U(offsets[1]), U(offsets[2])
-    if count == 3:
-        for i in range(low, high):
-            qi = sum_of_three(data, p, i, U(0), s0, s1, s2)
-            q[i] = qi
-            pq += real_product(p[i], qi)
-        return pq
     s3, s4 = U(offsets[3]), U(offsets[4])
     if count == 5:
         for i in range(low, high):
@@ -165,12 +198,12 @@ def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, insi
     d = U(0)
     left = offsets.shape[0]
     while left > 0:
-        if inside and left >= 4:
-            s0, s1, s2, s3 = U(offsets[d]), U(offsets[d + ONE]), U(offsets[d + TWO]), U(offsets[d + THREE])
+        if inside and left >= 3:
+            s0, s1, s2 = U(offsets[d]), U(offsets[d + ONE]), U(offsets[d + TWO])
             for i in range(U(low), U(high)):
-                q[i] += sum_of_three(data, p, i, d, s0, s1, s2) + data[d + THREE, i] * p[i + s3]
-            d += FOUR
-            left -= 4
+                q[i] += sum_of_three(data, p, i, d, s0, s1, s2)
+            d += THREE
+            left -= 3
         else:  # near the first row or the last: each diagonal over the rows that it has
             s0 = U(offsets[d])
             first = max(low, -offsets[d])
@@ -185,7 +218,7 @@ def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, insi
     return pq
 
 
-@inline
+@chunk(FLAGS["dia"])
 def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """Diagonals."""
     offsets, data = A.offsets, A.data
@@ -196,7 +229,7 @@ def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     first = low
     while first < high:
         inside = inner_first <= first < inner_last
-        if inside and (count == 3 or count == 5 or count == 7):
+        if inside and (count == 5 or count == 7):
             last = min(high, inner_last)
             pq += inner_rows(offsets, data, p, q, U(first), U(last), count)
         else:
@@ -215,7 +248,7 @@ def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
 # convergence is judged by.
 
 
-@inline
+@chunk(FLAGS["csr"])
 def true_rows_csr(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Compressed sparse rows."""
     indptr, indices, data = A.indptr, A.indices, A.data
@@ -231,7 +264,7 @@ def true_rows_csr(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
     return rr
 
 
-@inline
+@chunk(FLAGS["sorted"])
 def true_rows_sorted(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Rows sorted by length in windows."""
     indptr, indices, data, place = A.indptr, A.indices, A.data, A.place
@@ -248,7 +281,7 @@ def true_rows_sorted(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high:
     return rr
 
 
-@inline
+@chunk(FLAGS["dense"])
 def true_rows_dense(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Dense rows."""
     values = A.values
@@ -263,7 +296,7 @@ def true_rows_dense(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: 
     return rr
 
 
-@inline
+@chunk(CONTRACT)  # each column index is tested for being inside: nothing to vectorise
 def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Diagonals."""
     offsets, data = A.offsets, A.data
@@ -281,33 +314,49 @@ def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
     return rr
 
 
-# The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
-FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "dia": REASSOCIATE}
+rows: Callable[..., Any] = rows_csr  # `bind` puts the layout's own in its place
+
+
+def _apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])
+    return total(sums, 0)
+
+
+def _residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
+    bounds, sums = w.bounds, w.sums
+    for t in prange(sums.shape[0]):
+        sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
+    return total(sums, 0)
 
 
 def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``apply_dot_<name>(A, p, q, w)``: ``q = A p``; returns ``p'q``."""
+    return pair(CONTRACT)(bind(_apply_dot, f"apply_dot_{name}", {"rows": rows}))
 
-    def apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
-        bounds, sums = w.bounds, w.sums
-        for t in prange(sums.shape[0]):
-            sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])
-        return total(sums, 0)
 
-    return pair(FLAGS[name])(named(apply_dot, name))
+@pair(REASSOCIATE)
+def apply_dot_lower(A: Any, p: Any, q: Any, w: Any) -> Any:
+    """``q = A p``; returns ``p'q``. The first chunk adds to q itself, the others to their spill."""
+    bounds, sums, spill = w.bounds, w.sums, w.spill
+    chunks = sums.shape[0]
+    if chunks == 1:
+        return rows_lower(A, p, q, bounds[0], bounds[1])
+    for t in prange(chunks):
+        sums[t, 0] = rows_lower(A, p, q if t == 0 else spill[t], bounds[t], bounds[t + 1])
+    for t in prange(chunks):
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            s = q[i] if t == 0 else spill[t, i]
+            for u in range(t + 1, chunks):
+                s += spill[u, i]
+            q[i] = s
+    return total(sums, 0)
 
 
 def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
     """``residual_<name>(A, b, scale, x, r, w)``: ``r = scale b - A x``; returns ``r'r``."""
-
-    def residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
-        bounds, sums = w.bounds, w.sums
-        for t in prange(sums.shape[0]):
-            sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
-        return total(sums, 0)
-
-    # Diagonals' residual tests every column index for being inside: nothing to vectorise.
-    return pair(CONTRACT if name == "dia" else FLAGS[name])(named(residual, name))
+    return pair(CONTRACT)(bind(_residual, f"residual_{name}", {"rows": rows}))
 
 
 apply_dot_csr = product_kernel("csr", rows_csr)
@@ -316,5 +365,5 @@ apply_dot_dense = product_kernel("dense", rows_dense)
 apply_dot_dia = product_kernel("dia", rows_dia)
 residual_csr = residual_kernel("csr", true_rows_csr)
 residual_sorted = residual_kernel("sorted", true_rows_sorted)
-residual_dense = residual_kernel("dense", true_rows_dense)
+residual_dense = residual_lower = residual_kernel("dense", true_rows_dense)
 residual_dia = residual_kernel("dia", true_rows_dia)

@@ -92,8 +92,7 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
     threads : int, optional
         By default what `get_num_threads` says.
     """
-    parts = (threads or get_num_threads()) if (entries + 4 * n) * columns >= SMALL else 1
-    parts = max(1, min(parts, n // ALIGN))
+    parts = _parts(n, (entries + 4 * n) * columns, threads)
     bounds = np.linspace(0, n, parts + 1).astype(np.int64)
     if indptr is not None and parts > 1:
         total = float(indptr[n]) + 6.0 * n
@@ -101,7 +100,30 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
         work = indptr[candidates].astype(np.float64) + 6.0 * candidates
         bounds[1:-1] = candidates[np.searchsorted(work, total * np.arange(1, parts) / parts)]
     bounds[1:-1] -= bounds[1:-1] % ALIGN
-    return Work(bounds, np.zeros((parts, max(SUMS, 2 * columns))))
+    return Work(bounds, np.zeros((parts, max(SUMS, 2 * columns))), np.zeros((parts, 0)))
+
+
+def share_triangle(n: int, dtype: Any, threads: int | None = None) -> Work:
+    """Cut the n rows of a lower triangle into chunks of equal work, with room for what each adds to other rows.
+
+    Parameters
+    ----------
+    n : int
+    dtype : dtype
+        Of the vectors.
+    threads : int, optional
+        By default what `get_num_threads` says.
+    """
+    parts = _parts(n, n * n // 8, threads)  # entries that vector instructions take eight at a time
+    bounds = (n * np.sqrt(np.arange(parts + 1) / parts)).astype(np.int64)
+    bounds[1:-1] -= bounds[1:-1] % ALIGN
+    return Work(bounds, np.zeros((parts, SUMS)), np.zeros((parts, n if parts > 1 else 0), dtype))
+
+
+def _parts(n: int, work: int, threads: int | None) -> int:
+    """Into how many chunks to cut n rows with a number of entries to go over."""
+    parts = (threads or get_num_threads()) if work >= SMALL else 1
+    return max(1, min(parts, n // ALIGN))
 
 
 def _start_team() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import REASSOCIATE, helper, pair
+from .compile import REASSOCIATE, helper, inline, pair
 
 U = np.uint64
 
@@ -33,27 +33,20 @@ def total(sums: Any, column: int) -> Any:
     return out
 
 
-@pair(REASSOCIATE)
-def sum_of_squares(v: Any, w: Any) -> Any:
-    """``v'v`` in fp64."""
-    bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        vv = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            vi = np.float64(v[i])
-            vv += vi * vi
-        sums[t, 0] = vv
-    return total(sums, 0)
+@inline
+def real_product(a: Any, b: Any) -> Any:
+    """Real part of ``conj(a) b`` in fp64; for real arguments the second term folds away."""
+    return np.float64(a.real) * np.float64(b.real) + np.float64(a.imag) * np.float64(b.imag)
 
 
 @pair(REASSOCIATE)
 def dot(a: Any, b: Any, w: Any) -> Any:
-    """``a'b`` in fp64."""
+    """Real part of ``a^H b`` in fp64."""
     bounds, sums = w.bounds, w.sums
     for t in prange(sums.shape[0]):
         ab = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
-            ab += np.float64(a[i]) * np.float64(b[i])
+            ab += real_product(a[i], b[i])
         sums[t, 0] = ab
     return total(sums, 0)
 
