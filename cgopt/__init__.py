@@ -16,6 +16,7 @@ from . import operators, preconditioners
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
     BatchResult,
+    BlockResult,
     CGResult,
     CGSolver,
     ErrorBounds,
@@ -24,6 +25,7 @@ from .linear import (
     QuadraticResult,
     TrustRegionResult,
     batched_cg,
+    block_cg,
     cg,
     minimize_quadratic,
     trust_region_cg,
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchResult",
+    "BlockResult",
     "CGResult",
     "CGSolver",
     "ErrorBounds",
@@ -43,6 +46,7 @@ __all__ = [
     "Status",
     "TrustRegionResult",
     "batched_cg",
+    "block_cg",
     "cg",
     "gallery",
     "get_num_threads",

@@ -16,12 +16,17 @@ from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import interpreted, many, products, updates
 from .batched import solve_batch
+from .block import block_advance, block_gram, block_reduce, block_turn
 from .compile import CONTRACT, compiled, helper
 from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
 from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "SMALL",
+    "block_advance",
+    "block_gram",
+    "block_reduce",
+    "block_turn",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
