@@ -73,3 +73,127 @@ class Work(NamedTuple):
     bounds: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
     spill: Array
+
+
+class Hierarchy(NamedTuple):
+    """The levels of a multigrid cycle, stacked: level l has the unknowns ``rows[l]:rows[l+1]`` of all the levels'.
+
+    Row and column numbers are those of the stack, so that each kind of matrix is one of compressed rows for all levels.
+    Each level's matrix is scaled to unit diagonal (which is not stored) and cut by chunks of rows: entries below the
+    diagonal in the row's own chunk, those above, and those between chunks, of the rows that have such.
+
+    Attributes
+    ----------
+    rows : (levels + 1,) int64
+    bounds : (levels - 1, chunks + 1) int64
+        Chunks of rows of each level but the coarsest.
+    lower, upper : (ptr, columns, values)
+        Entries below and above the diagonal.
+    between : (bounds, rows, ptr, columns, values)
+        Entries in other chunks, of the rows listed in ``between_rows``; ``between_bounds[l, t]`` is where level l's
+        chunk t begins in that list. The diagonal is among them where it is not one.
+    prolongation : (ptr, columns, values)
+        Row i of a level holds columns of the next.
+    restriction : (ptr, columns, values)
+        Its transpose; the first row is ``rows[1]``.
+    factor : (m, m) float64
+        Cholesky's factor of the coarsest matrix.
+    schedule : (passes, 2) int64
+        The passes of a cycle in their order: which, and on which level.
+    x, b, r, y
+        Vectors to work in.
+    """
+
+    rows: Array
+    bounds: Array
+    lower_ptr: Array
+    lower_columns: Array
+    lower: Array
+    upper_ptr: Array
+    upper_columns: Array
+    upper: Array
+    between_bounds: Array
+    between_rows: Array
+    between_ptr: Array
+    between_columns: Array
+    between: Array
+    prolongation_ptr: Array
+    prolongation_columns: Array
+    prolongation: Array
+    restriction_ptr: Array
+    restriction_columns: Array
+    restriction: Array
+    factor: Array
+    schedule: Array
+    x: Array
+    b: Array
+    r: Array
+    y: Array
+
+
+class Factor(NamedTuple):
+    """A triangular factorisation ``S A S ~ P'(L L')P`` of some A, as sweeps with it want it.
+
+    Row i of the factor is row ``order[i]`` of the matrix. The order is cut into independent parts, part t the rows
+    ``parts[t]:parts[t+1]``, and separators after them that alone link the parts.
+
+    Attributes
+    ----------
+    order : (n,) uint32 or uint64
+    parts : (parts + 1,) int64
+    scale : (n,)
+        Diagonal of S, in the factor's order.
+    inverse : (n,)
+        Inverse diagonal of L.
+    indptr, indices, data
+        Rows of L below the diagonal.
+    y : (n,)
+        To work in.
+    sums : (parts + 1, 2) float64
+        Partial sums of the parts and of the separators.
+    """
+
+    order: Array
+    parts: Array
+    scale: Array
+    inverse: Array
+    indptr: Array
+    indices: Array
+    data: Array
+    y: Array
+    sums: Array
+
+
+class Eisenstat(NamedTuple):
+    """A factorisation with A's own off-diagonal entries: ``A ~ W (I + L)(I + L') W``, A being ``W (L + I + D + L') W``.
+
+    The order and its parts are as in `Factor`.
+
+    Attributes
+    ----------
+    weight, inverse : (n,)
+        Diagonal of W, and its inverse.
+    shift : (n,)
+        Diagonal of D.
+    lower_ptr, lower_columns, lower
+        Rows of L.
+    upper_ptr, upper_columns, upper
+        Rows of L'.
+    y, q : (n,)
+        To work in; q holds the product with the direction, in the factor's order and scale.
+    """
+
+    order: Array
+    parts: Array
+    weight: Array
+    inverse: Array
+    shift: Array
+    lower_ptr: Array
+    lower_columns: Array
+    lower: Array
+    upper_ptr: Array
+    upper_columns: Array
+    upper: Array
+    y: Array
+    q: Array
+    sums: Array

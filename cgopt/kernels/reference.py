@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, SortedCSR
+from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, Hierarchy, SortedCSR
 
 
 def product(A: Any, p: Any) -> Any:
@@ -219,3 +219,76 @@ def block_advance(K: Any, L: Any, Z: Any, P: Any, X: Any, w: Any) -> None:
     m = L.shape[1]
     X += (K @ P).astype(X.dtype)
     P[:m] = Z[:m] + L.T @ P
+
+
+def adam_step(
+    theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
+) -> None:
+    """``m += (1 - beta1)(g - m)``, ``v += (1 - beta2)(g^2 - v)``, ``theta -= rate m / (sqrt(spread v) + eps)``."""
+    m[...] = beta1 * m + (1.0 - beta1) * gradient
+    v[...] = beta2 * v + (1.0 - beta2) * gradient * gradient
+    theta -= rate * m / (np.sqrt(spread * v) + eps)
+
+
+def momentum_step(theta: Any, gradient: Any, velocity: Any, rate: Any, mu: Any, ahead: Any, w: Any) -> None:
+    """``V = mu V - rate g``; ``theta += V``, or looking ahead ``theta += mu V - rate g``."""
+    velocity[...] = mu * velocity - rate * gradient
+    theta += mu * velocity - rate * gradient if ahead else velocity
+
+
+def blend(target: Any, theta: Any, tau: Any, w: Any) -> None:
+    """``target += tau (theta - target)``."""
+    target += tau * (theta - target)
+
+
+def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
+    """Run a network on one observation, ``states[0]``; ``states[l]`` receives layer l's output, in its first places."""
+    activations = (
+        lambda a: a,
+        np.tanh,
+        lambda a: 0.5 + 0.5 * np.tanh(0.5 * a),
+        lambda a: np.maximum(a, 0.0),
+        lambda a: np.logaddexp(a, 0.0),
+    )
+    start = 0
+    for layer, code in enumerate(codes):
+        inputs, units = sizes[layer], sizes[layer + 1]
+        W = theta[start : start + inputs * units].reshape(inputs, units)
+        b = theta[start + inputs * units : start + (inputs + 1) * units]
+        states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
+        start += (inputs + 1) * units
+
+
+def v_cycle(H: Hierarchy) -> Any:
+    """``x = V b`` on level 0 of a multigrid hierarchy, whose b is read; in fp64, by dense matrices. Returns x."""
+    rows, count = H.rows, H.b.shape[0]
+
+    def dense(ptr: Any, columns: Any, values: Any, first: int = 0) -> Any:
+        out = np.zeros((count, count))
+        for i in range(ptr.shape[0] - 1):
+            entries = slice(ptr[i], ptr[i + 1])
+            np.add.at(out[first + i], columns[entries], values[entries])
+        return out
+
+    L, U = (
+        dense(H.lower_ptr, H.lower_columns, H.lower),
+        dense(H.upper_ptr, H.upper_columns, H.upper),
+    )
+    P = dense(H.prolongation_ptr, H.prolongation_columns, H.prolongation)
+    C = np.zeros((count, count))
+    for m, i in enumerate(H.between_rows):
+        entries = slice(H.between_ptr[m], H.between_ptr[m + 1])
+        np.add.at(C[i], H.between_columns[entries], H.between[entries])
+
+    def cycle(level: int, b: Any) -> Any:
+        own = slice(rows[level], rows[level + 1])
+        if level == rows.shape[0] - 2:
+            return np.linalg.solve(H.factor @ H.factor.T, b)
+        below = slice(rows[level + 1], rows[level + 2])
+        eye = np.eye(b.shape[0])
+        smoother, A = eye + L[own, own], eye + (L + U + C)[own, own]
+        x = np.linalg.solve(smoother, b)  # (I + L) x = b
+        x += P[own, below] @ cycle(level + 1, P[own, below].T @ (b - A @ x))
+        return x + np.linalg.solve(smoother.T, b - A @ x)  # (I + U) dx = b - A x
+
+    return cycle(0, H.b[rows[0] : rows[1]].astype(np.float64))

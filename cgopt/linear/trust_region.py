@@ -166,7 +166,7 @@ def trust_region_cg(
     operator = as_operator(A, n=gradient.size, dtype=gradient.dtype)
     if operator.shape[0] != gradient.size:
         raise ValueError(f"g must have shape ({operator.shape[0]},) to go with A of shape {operator.shape}")
-    system = checked_system(operator, as_preconditioner(M, operator), check)
+    system = checked_system(operator, as_preconditioner(M, operator), check).without_sweeps()
     dtype = np.result_type(system.dtype, gradient.dtype)
     if dtype.kind == "c":
         raise TypeError(

@@ -12,7 +12,7 @@ from ..kernels import cpu, loops
 from ..operators import MatrixOperator, Operator, Scaled, formats
 from ..operators.check import require_hermitian
 from ..operators.matrices import extreme_exponent
-from ..preconditioners import Jacobi
+from ..preconditioners import Factored, Jacobi
 
 SLICE = 1024  # iterations between two looks at the outside world, at the most
 SLICE_BYTES = 200_000_000  # and bytes: about a tenth of a second on one slow core
@@ -29,8 +29,8 @@ class System:
     ----------
     layout : Layout or Operator
         What products are made with; holds ``2**exponent A``.
-    kind : {"identity", "diagonal", "python"}
-        What the preconditioner is.
+    kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
+        What the preconditioner is: with all but the last, the whole loop is compiled.
     norm : float
         A bound (matrices) or an estimate of the norm of the layout; 0 when nothing is known.
     bad_row : int
@@ -64,8 +64,17 @@ class System:
             self.kind = "diagonal"
             stored = preconditioner.inverse_diagonal
             exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max()), stored.dtype)
+        elif isinstance(preconditioner, Factored):
+            own = preconditioner.eisenstat is not None and preconditioner.operator.same_matrix(operator)
+            self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent
         # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
         self.exponent_m = -self.exponent if exponent_m is None else exponent_m
+
+    def without_sweeps(self) -> System:
+        """The same, with a preconditioner that factors treated as any other."""
+        if self.kind in cpu.SWEEPING:
+            self.kind = "python"
+        return self
 
     @property
     def ritz_exponent(self) -> int:
@@ -76,8 +85,16 @@ class System:
         """Bytes that one iteration moves, a store to a line that was not read counted twice."""
         # Streams of one vector each. Product: p, q (written unread: twice). update_residual: r twice, q.
         # update_direction: x twice, p twice, r. A diagonal M is read twice, a general one writes and rereads z.
-        streams = 11 + {"identity": 0, "diagonal": 2, "python": 4}[self.kind]
-        return self.operator.nbytes + streams * itemsize * self.n * columns
+        # A factor's sweeps write, read and write y, read its scale, inverse diagonal and order twice; those of
+        # Eisenstat need no product, but carry A p of their own.
+        streams = 11 + {"identity": 0, "diagonal": 2, "python": 4, "factor": 14, "eisenstat": 10}[self.kind]
+        matrix = self.operator.nbytes
+        if isinstance(self.preconditioner, Factored) and self.kind == "factor":
+            matrix += 2 * (self.preconditioner.factor.data.nbytes + self.preconditioner.factor.indices.nbytes)
+        elif isinstance(self.preconditioner, Factored) and self.preconditioner.eisenstat is not None:
+            form = self.preconditioner.eisenstat
+            matrix = sum(int(a.nbytes) for a in (form.lower, form.lower_columns, form.upper, form.upper_columns))
+        return matrix + streams * itemsize * self.n * columns
 
     def code_before(self, rr: float, target: float) -> int:
         """The code of a solve before its first iteration."""
@@ -99,7 +116,7 @@ def checked_system(operator: Operator, preconditioner: Operator | None, check: b
     norm, exponent, exponent_m = 0.0, 0, None
     if check and operator.shape[0] > 0:
         norm, exponent = require_hermitian(operator, "A")
-        if preconditioner is not None and not isinstance(preconditioner, Jacobi):
+        if preconditioner is not None and not isinstance(preconditioner, Jacobi | Factored):
             exponent_m = require_hermitian(preconditioner, "M")[1] + getattr(preconditioner, "exponent", 0)
     return System(operator, preconditioner, norm, exponent, exponent_m)
 
@@ -134,14 +151,19 @@ class Workspace:
         self.unit = float(np.finfo(dtype).eps) / 2.0
         self.slice = int(max(1, min(SLICE // columns, SLICE_BYTES // system.traffic(dtype.itemsize, columns))))
         self.log = np.zeros((self.slice, *((columns,) if columns > 1 else ()), loops.LOG_COLUMNS))
+        self.kind = system.kind
+        if self.kind in cpu.SWEEPING and (columns > 1 or complex_):
+            self.kind = "python"
         self.M = self._preconditioner(system, doubled=complex_)
-        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(system.format, system.kind)
+        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(system.format, self.kind)
 
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner
         if isinstance(M, Jacobi):
             inverse = np.ldexp(M.inverse_diagonal, M.exponent + system.exponent_m).astype(self.Vr.dtype)
             return np.repeat(inverse, 2) if doubled else inverse
+        if isinstance(M, Factored) and self.kind in cpu.SWEEPING:
+            return M.with_workspace(self.dtype, take_product=self.kind == "eisenstat")
         return None if M is None else OnViews(M, self.dtype, system.exponent_m)
 
     @property

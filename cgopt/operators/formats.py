@@ -54,6 +54,23 @@ def to_dia(A: CSR, offsets: Array) -> DIA:
     return out
 
 
+def to_csr(A: Layout) -> CSR:
+    """Any layout as compressed rows; a new matrix unless it is one already."""
+    if isinstance(A, CSR):
+        return A
+    if isinstance(A, Dense | DenseLower):
+        return csr_arrays(sp.csr_array(A.values))
+    if isinstance(A, SortedCSR):
+        out = CSR(np.empty_like(A.indptr), np.empty_like(A.indices), np.empty_like(A.data))
+        cpu.unsort_rows(*A, *out)
+        return out
+    count, n = int(np.count_nonzero(A.data)), A.data.shape[1]
+    kind = np.uint32 if max(count, n) < 2**32 else np.uint64
+    out = CSR(np.empty(n + 1, kind), np.empty(count, kind), np.empty(count, A.data.dtype))
+    cpu.rows_of_dia(A.offsets, A.data, *out)
+    return out
+
+
 def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA, str]:
     """Pick a layout for a sparse matrix.
 

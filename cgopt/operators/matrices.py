@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,20 @@ class MatrixOperator(Operator):
         if isinstance(layout, CSR):
             self.layout, self.why = formats.choose(layout, format)
         self.work = cpu.share_rows(*self.shares)
+        self._source = weakref.ref(A)
+
+    def same_matrix(self, other: Operator) -> bool:
+        """Whether the other operator was made from the very same matrix."""
+        if self is other or not isinstance(other, MatrixOperator):
+            return self is other
+        return self._source() is not None and self._source() is other._source()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_source"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._source = weakref.ref(self)
 
     @property
     def shares(self) -> tuple[int, int, Any]:

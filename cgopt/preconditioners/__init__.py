@@ -1,7 +1,27 @@
 """Preconditioners: symmetric positive definite approximations of the inverse of A, all of one signature."""
 
 from .base import Preconditioner
+from .block_jacobi import BlockJacobi
+from .chebyshev import Chebyshev
 from .choose import NAMES, as_preconditioner
+from .eisenstat import DIC, MIC, SSOR
+from .factored import Factored
+from .incomplete_cholesky import IncompleteCholesky
 from .jacobi import Jacobi
+from .multigrid import Multigrid, rigid_body_modes
 
-__all__ = ["NAMES", "Jacobi", "Preconditioner", "as_preconditioner"]
+__all__ = [
+    "DIC",
+    "MIC",
+    "NAMES",
+    "SSOR",
+    "BlockJacobi",
+    "Chebyshev",
+    "Factored",
+    "IncompleteCholesky",
+    "Jacobi",
+    "Multigrid",
+    "Preconditioner",
+    "as_preconditioner",
+    "rigid_body_modes",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..operators import Operator
 
 
@@ -17,9 +19,15 @@ class Preconditioner(Operator):
     ----------
     setup_time : float
         Seconds that the preparation took.
+    working_dtype : dtype
+        What products are computed in, which bounds how symmetric they can be: `dtype` unless a subclass says so.
     """
 
     setup_time: float = 0.0
+
+    @property
+    def working_dtype(self) -> np.dtype[Any]:
+        return self.dtype
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, nbytes={self.nbytes}, setup_time={self.setup_time:.2g} s)"

@@ -9,9 +9,23 @@ import numpy as np
 
 from ..operators import Operator, as_operator
 from .base import Preconditioner
+from .block_jacobi import BlockJacobi
+from .chebyshev import Chebyshev
+from .eisenstat import DIC, MIC, SSOR
+from .incomplete_cholesky import IncompleteCholesky
 from .jacobi import Jacobi
+from .multigrid import Multigrid
 
-NAMES: dict[str, type[Preconditioner]] = {"jacobi": Jacobi}
+NAMES: dict[str, type[Preconditioner]] = {
+    "jacobi": Jacobi,
+    "block_jacobi": BlockJacobi,
+    "chebyshev": Chebyshev,
+    "ssor": SSOR,
+    "dic": DIC,
+    "mic": MIC,
+    "incomplete_cholesky": IncompleteCholesky,
+    "multigrid": Multigrid,
+}
 
 
 def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:

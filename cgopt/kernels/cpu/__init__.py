@@ -14,15 +14,31 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
-from . import interpreted, many, products, updates
+from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
 from .block import block_advance, block_gram, block_reduce, block_turn
 from .compile import CONTRACT, compiled, helper
-from .inspect import diagonal, fill_dia, fill_probe, scan_csr, scan_dense, sort_rows, survey
+from .inspect import (
+    diagonal,
+    diagonal_csr,
+    fill_dia,
+    fill_probe,
+    rows_of_dia,
+    scan_csr,
+    scan_dense,
+    sort_rows,
+    survey,
+    unsort_rows,
+)
+from .networks import adam_step, blend, forward_one, momentum_step
 from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "SMALL",
+    "SWEEPING",
+    "adam_step",
+    "aggregation",
+    "blend",
     "block_advance",
     "block_gram",
     "block_reduce",
@@ -30,30 +46,40 @@ __all__ = [
     "cg_steps",
     "cg_steps_many",
     "diagonal",
+    "diagonal_csr",
     "dot",
+    "factorization",
     "fill_dia",
     "fill_probe",
+    "forward_one",
     "get_num_threads",
     "layout_name",
     "max_num_threads",
+    "momentum_step",
+    "multigrid",
     "multiply",
     "multiply_many",
     "residual",
     "residual_many",
+    "rows_of_dia",
     "run",
     "scan_csr",
     "scan_dense",
     "set_num_threads",
     "share_rows",
     "share_triangle",
+    "smoothing",
     "solve_batch",
     "sort_rows",
     "steihaug_steps",
     "survey",
+    "sweeps",
+    "unsort_rows",
 ]
 
 NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
 PYTHON = "python"
+SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
 dot = updates.dot
@@ -70,7 +96,10 @@ def _primitive(stem: str, suffix: str, form: int | None) -> Any:
     """A primitive by name: form 0 serial, 1 threaded, None chosen at each call (in interpreted loops)."""
     if suffix == PYTHON:
         return getattr(interpreted, stem)
-    module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
+    if suffix in SWEEPING:
+        module = sweeps
+    else:
+        module = many if stem.endswith("_many") else products if stem in ("apply_dot", "residual") else updates
     kernel = getattr(module, f"{stem}_{suffix}")
     return _either(kernel) if form is None else kernel[form]
 
@@ -117,7 +146,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
     Parameters
     ----------
     layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
-    kind : {"identity", "diagonal", "python"}
+    kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is.
     """
     return Loop(loops.cg_steps, _stems(layout, kind), f"{layout}_{kind}")
@@ -131,7 +160,7 @@ def steihaug_steps(layout: str, kind: str) -> Loop:
 
 def _stems(layout: str, kind: str) -> dict[str, str]:
     """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
-    stems = {"apply_dot": layout, "residual": layout}
+    stems = {"apply_dot": "eisenstat" if kind == "eisenstat" else layout, "residual": layout}
     return stems | {stem: kind for stem in VECTOR_PASSES}
 
 

@@ -134,6 +134,40 @@ def _sort_rows(
             new_indptr[first + j + 1] = k
 
 
+def _unsort_rows(
+    indptr: Any, indices: Any, data: Any, place: Any, new_indptr: Any, new_indices: Any, new_data: Any
+) -> None:
+    """What `sort_rows` did, undone: from `SortedCSR`'s arrays to rows in their own order."""
+    n = place.shape[0]
+    new_indptr[0] = 0
+    for i in range(n):
+        row = i - i % WINDOW + place[i]
+        new_indptr[row + 1] = indptr[i + 1] - indptr[i]
+    for i in range(n):
+        new_indptr[i + 1] += new_indptr[i]
+    for i in range(n):
+        k = U(new_indptr[i - i % WINDOW + place[i]])
+        for e in range(U(indptr[i]), U(indptr[i + 1])):
+            new_indices[k] = indices[e]
+            new_data[k] = data[e]
+            k += ONE
+
+
+def _rows_of_dia(offsets: Any, data: Any, indptr: Any, indices: Any, out: Any) -> None:
+    """Diagonals as compressed rows, without their zeros."""
+    n = data.shape[1]
+    k = U(0)
+    indptr[0] = 0
+    for i in range(n):
+        for d in range(offsets.shape[0]):
+            j = i + offsets[d]
+            if 0 <= j < n and data[d, i] != 0:
+                indices[k] = j
+                out[k] = data[d, i]
+                k += ONE
+        indptr[i + 1] = k
+
+
 def _fill_probe(v: Any, seed: Any) -> None:
     """Pseudo-random numbers in (-1, 1) by a fixed integer hash (splitmix64; Steele, Lea and Flood 2014)."""
     for i in range(v.shape[0]):
@@ -178,4 +212,6 @@ scan_dense = compiled(_scan_dense, threaded=False, fastmath=CONTRACT)
 survey = compiled(_survey, threaded=False)
 fill_dia = compiled(_fill_dia, threaded=False)
 sort_rows = compiled(_sort_rows, threaded=False)
+unsort_rows = compiled(_unsort_rows, threaded=False)
+rows_of_dia = compiled(_rows_of_dia, threaded=False)
 fill_probe = compiled(_fill_probe, threaded=False)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import REASSOCIATE, helper, inline, pair
+from .compile import REASSOCIATE, chunk, helper, inline, pair
 
 U = np.uint64
 
@@ -86,6 +86,22 @@ def update_residual_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any)
     return total(sums, 0), total(sums, 1)
 
 
+@chunk(REASSOCIATE)
+def add_direction(a: Any, b: Any, z: Any, p: Any, x: Any, low: Any, high: Any) -> Any:
+    """``x += a p``, ``p = z + b p``; the parts of ``x'x``, ``p'p``."""
+    xx = 0.0
+    pp = 0.0
+    for i in range(U(low), U(high)):
+        pi = p[i]
+        xi = x[i] + a * pi
+        x[i] = xi
+        pi = z[i] + b * pi
+        p[i] = pi
+        xx += np.float64(xi) * np.float64(xi)
+        pp += np.float64(pi) * np.float64(pi)
+    return xx, pp
+
+
 @pair(REASSOCIATE)
 def update_direction_identity(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
     """``x += alpha p``, ``p = r + beta p``; returns ``x'x``, ``p'p``."""
@@ -93,18 +109,7 @@ def update_direction_identity(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: 
     a = x.dtype.type(alpha)
     b = x.dtype.type(beta)
     for t in prange(sums.shape[0]):
-        xx = 0.0
-        pp = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            pi = p[i]
-            xi = x[i] + a * pi
-            x[i] = xi
-            pi = r[i] + b * pi
-            p[i] = pi
-            xx += np.float64(xi) * np.float64(xi)
-            pp += np.float64(pi) * np.float64(pi)
-        sums[t, 0] = xx
-        sums[t, 1] = pp
+        sums[t, 0], sums[t, 1] = add_direction(a, b, r, p, x, bounds[t], bounds[t + 1])
     return total(sums, 0), total(sums, 1)
 
 

@@ -1,0 +1,259 @@
+"""Triangular sweeps: preconditioners that factor, applied inside the passes of CG.
+
+A sweep goes through the rows in the factor's own order, part by part: the parts do not see each other, and run on
+threads; the separators follow (forward) or precede them (backward). Each row waits for the one before it, about twenty
+cycles, so that what else the pass does (updates, sums) is nearly free.
+
+Eisenstat's trick (SIAM J. Sci. Stat. Comput. 2, 1981) in the form used here: with ``(I + L) y = r``, ``(I + L') z = y``
+and ``A = L + I + D + L'`` (all scaled by W on both sides), ``A z = y + L z + D z``. The backward sweep has each row of
+L' at hand when it finishes ``z_i``, and adds that row times ``z_i`` to L z: the product costs no further pass over the
+matrix, and with ``A p = A z + beta A p_old`` an iteration reads each off-diagonal entry twice, as one plain product
+does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from .compile import CONTRACT, REASSOCIATE, chunk, compiled, pair
+from .updates import add_direction, total
+
+U = np.uint64
+ONE = U(1)
+PQ = 7  # the place in a Work's sums where `update_direction_eisenstat` leaves p'q
+
+
+@chunk(CONTRACT)
+def forward_factor(M: Any, alpha: Any, q: Any, r: Any, low: Any, high: Any) -> Any:
+    """``r -= alpha q``, ``L y = S r``; the parts of ``r'r`` and ``y'y``."""
+    order, scale, inverse, indptr, indices, data, y = M.order, M.scale, M.inverse, M.indptr, M.indices, M.data, M.y
+    rr = 0.0
+    yy = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        o = order[i]
+        ri = r[o] - alpha * q[o]
+        r[o] = ri
+        yi = ri * scale[i]
+        end = U(indptr[i + ONE])
+        while k < end:
+            yi -= data[k] * y[indices[k]]
+            k += ONE
+        yi *= inverse[i]
+        y[i] = yi
+        rr += np.float64(ri) * np.float64(ri)
+        yy += np.float64(yi) * np.float64(yi)
+    return rr, yy
+
+
+@chunk(CONTRACT)
+def backward_factor(M: Any, z: Any, low: Any, high: Any) -> None:
+    """``L' z = y``, ``z = S z``; y is used up."""
+    order, scale, inverse, indptr, indices, data, y = M.order, M.scale, M.inverse, M.indptr, M.indices, M.data, M.y
+    i = U(high)
+    end = U(indptr[high])
+    while i > U(low):
+        i -= ONE
+        zi = y[i] * inverse[i]
+        begin = U(indptr[i])
+        for k in range(begin, end):
+            y[indices[k]] -= data[k] * zi
+        end = begin
+        z[order[i]] = zi * scale[i]
+
+
+@pair(CONTRACT)
+def update_residual_factor(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -> Any:
+    """``r -= alpha q``, ``z = M r``; returns ``r'r``, ``r'z``, the latter as the square of ``L^-1 S r``."""
+    parts, sums = M.parts, M.sums
+    count, n = parts.shape[0] - 1, M.order.shape[0]
+    a = r.dtype.type(alpha)
+    for t in prange(count):
+        sums[t, 0], sums[t, 1] = forward_factor(M, a, q, r, parts[t], parts[t + 1])
+    sums[count, 0], sums[count, 1] = forward_factor(M, a, q, r, parts[count], n)
+    backward_factor(M, z, parts[count], n)
+    for t in prange(count):
+        backward_factor(M, z, parts[t], parts[t + 1])
+    return total(sums, 0), total(sums, 1)
+
+
+@pair(REASSOCIATE)
+def update_direction_factor(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
+    """``x += alpha p``, ``p = z + beta p``; returns ``x'x``, ``p'p``."""
+    bounds, sums = w.bounds, w.sums
+    a = x.dtype.type(alpha)
+    b = x.dtype.type(beta)
+    for t in prange(sums.shape[0]):
+        sums[t, 0], sums[t, 1] = add_direction(a, b, z, p, x, bounds[t], bounds[t + 1])
+    return total(sums, 0), total(sums, 1)
+
+
+@pair(REASSOCIATE)
+def restart_factor(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
+    """``z = M r``, ``p = z``; returns ``r'z``, ``p'p``."""
+    parts, sums = M.parts, M.sums
+    count, n = parts.shape[0] - 1, M.order.shape[0]
+    zero = r.dtype.type(0)
+    for t in prange(count):
+        sums[t, 0], sums[t, 1] = forward_factor(M, zero, r, r, parts[t], parts[t + 1])
+    sums[count, 0], sums[count, 1] = forward_factor(M, zero, r, r, parts[count], n)
+    backward_factor(M, z, parts[count], n)
+    for t in prange(count):
+        backward_factor(M, z, parts[t], parts[t + 1])
+    pp = 0.0
+    for i in range(U(n)):
+        p[i] = z[i]
+        pp += np.float64(z[i]) * np.float64(z[i])
+    return total(sums, 1), pp
+
+
+# ---- Eisenstat ----
+
+
+@chunk(CONTRACT)
+def forward_eisenstat(M: Any, alpha: Any, r: Any, low: Any, high: Any) -> Any:
+    """``r -= alpha A p``, ``(I + L) y = W^-1 r``; the parts of ``r'r`` and ``y'y``."""
+    order, weight, inverse, y, q = M.order, M.weight, M.inverse, M.y, M.q
+    indptr, indices, data = M.lower_ptr, M.lower_columns, M.lower
+    rr = 0.0
+    yy = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        o = order[i]
+        ri = r[o] - alpha * weight[i] * q[i]
+        r[o] = ri
+        yi = ri * inverse[i]
+        end = U(indptr[i + ONE])
+        while k < end:
+            yi -= data[k] * y[indices[k]]
+            k += ONE
+        y[i] = yi
+        rr += np.float64(ri) * np.float64(ri)
+        yy += np.float64(yi) * np.float64(yi)
+    return rr, yy
+
+
+@chunk(CONTRACT)
+def backward_eisenstat(M: Any, alpha: Any, beta: Any, p: Any, x: Any, low: Any, high: Any) -> Any:
+    """``(I + L') z = y``, ``q = A z + beta q``, ``x += alpha p``, ``p = W^-1 z + beta p``; ``x'x``, ``p'p``.
+
+    z takes the place of y; q lacks what rows of other parts add to it.
+    """
+    order, inverse, shift, y, q = M.order, M.inverse, M.shift, M.y, M.q
+    indptr, indices, data = M.upper_ptr, M.upper_columns, M.upper
+    xx = 0.0
+    pp = 0.0
+    i = U(high)
+    own = U(high)
+    end = U(indptr[high])
+    while i > U(low):
+        i -= ONE
+        begin = U(indptr[i])
+        yi = y[i]
+        zi = yi
+        for k in range(begin, end):
+            zi -= data[k] * y[indices[k]]
+        y[i] = zi
+        q[i] = beta * q[i] + yi + shift[i] * zi
+        for k in range(begin, end):
+            if U(indices[k]) < own:
+                q[indices[k]] += data[k] * zi
+        end = begin
+        o = order[i]
+        pi = p[o]
+        xi = x[o] + alpha * pi
+        x[o] = xi
+        pi = inverse[i] * zi + beta * pi
+        p[o] = pi
+        xx += np.float64(xi) * np.float64(xi)
+        pp += np.float64(pi) * np.float64(pi)
+    return xx, pp
+
+
+@chunk(CONTRACT)
+def finish_separators(M: Any, first: Any) -> None:
+    """What rows of the parts add to the separators' q: the separators' rows of L, times z."""
+    indptr, indices, data, z, q = M.lower_ptr, M.lower_columns, M.lower, M.y, M.q
+    for i in range(U(first), U(q.shape[0])):
+        for k in range(U(indptr[i]), U(indptr[i + ONE])):
+            if U(indices[k]) < U(first):
+                q[i] += data[k] * z[indices[k]]
+
+
+@chunk(REASSOCIATE)
+def dot_with_product(M: Any, p: Any, low: Any, high: Any) -> Any:
+    """The part of ``p'A p``."""
+    order, weight, q = M.order, M.weight, M.q
+    pq = 0.0
+    for i in range(U(low), U(high)):
+        pq += np.float64(p[order[i]]) * np.float64(weight[i] * q[i])
+    return pq
+
+
+@pair(CONTRACT)
+def update_residual_eisenstat(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -> Any:
+    """``r -= alpha A p`` with the A p that M holds, half of ``z = M r``; returns ``r'r``, ``r'z``."""
+    parts, sums = M.parts, M.sums
+    count = parts.shape[0] - 1
+    a = r.dtype.type(alpha)
+    for t in prange(count):
+        sums[t, 0], sums[t, 1] = forward_eisenstat(M, a, r, parts[t], parts[t + 1])
+    sums[count, 0], sums[count, 1] = forward_eisenstat(M, a, r, parts[count], M.order.shape[0])
+    return total(sums, 0), total(sums, 1)
+
+
+@pair(CONTRACT)
+def update_direction_eisenstat(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
+    """The other half of ``z = M r``, ``x += alpha p``, ``p = z + beta p``, A p, and p'Ap; returns ``x'x``, ``p'p``."""
+    parts, sums, work = M.parts, M.sums, w.sums
+    count, n = parts.shape[0] - 1, M.order.shape[0]
+    a = x.dtype.type(alpha)
+    b = x.dtype.type(beta)
+    sums[count, 0], sums[count, 1] = backward_eisenstat(M, a, b, p, x, parts[count], n)
+    for t in prange(count):
+        sums[t, 0], sums[t, 1] = backward_eisenstat(M, a, b, p, x, parts[t], parts[t + 1])
+    finish_separators(M, parts[count])
+    xx, pp = total(sums, 0), total(sums, 1)
+    for t in prange(count):
+        sums[t, 0] = dot_with_product(M, p, parts[t], parts[t + 1])
+    sums[count, 0] = dot_with_product(M, p, parts[count], n)
+    work[0, PQ] = total(sums, 0)
+    return xx, pp
+
+
+@pair(CONTRACT)
+def restart_eisenstat(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
+    """``p = M r``, A p and p'Ap; returns ``r'p``, ``p'p``."""
+    parts, sums, work, q = M.parts, M.sums, w.sums, M.q
+    count, n = parts.shape[0] - 1, M.order.shape[0]
+    zero = r.dtype.type(0)
+    for i in range(U(n)):
+        q[i] = zero
+        p[i] = zero
+    for t in prange(count):
+        sums[t, 0], sums[t, 1] = forward_eisenstat(M, zero, r, parts[t], parts[t + 1])
+    sums[count, 0], sums[count, 1] = forward_eisenstat(M, zero, r, parts[count], n)
+    rz = total(sums, 1)
+    # the direction is zero: nothing is added to what stands in for x
+    sums[count, 0], sums[count, 1] = backward_eisenstat(M, zero, zero, p, r, parts[count], n)
+    for t in prange(count):
+        sums[t, 0], sums[t, 1] = backward_eisenstat(M, zero, zero, p, r, parts[t], parts[t + 1])
+    finish_separators(M, parts[count])
+    pp = total(sums, 1)
+    for t in prange(count):
+        sums[t, 0] = dot_with_product(M, p, parts[t], parts[t + 1])
+    sums[count, 0] = dot_with_product(M, p, parts[count], n)
+    work[0, PQ] = total(sums, 0)
+    return rz, pp
+
+
+def _apply_dot_eisenstat(A: Any, p: Any, q: Any, w: Any) -> Any:
+    """``p'Ap``, which is there already."""
+    sums = w.sums
+    return sums[0, PQ]
+
+
+apply_dot_eisenstat = (compiled(_apply_dot_eisenstat, threaded=False),) * 2

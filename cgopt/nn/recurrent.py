@@ -1,0 +1,320 @@
+"""Simple recurrent networks, unrolled in time, with the same products as the others.
+
+    a_t = [x_t 1][W_in; b_in] + h_{t-1} W_rec,   h_t = f(a_t),   z_t = [h_t 1][W_out; b_out],   h_0 = 0
+
+Time is the first axis inside, so that the input's and the output's matrix products, and those of gradients, take all
+steps at once; only the products with W_rec go step by step.
+
+Structural damping (Martens and Sutskever 2011, section 4) adds to the Gauss-Newton matrix that of a distance between
+hidden states, ``J_a' S J_a``, J_a the Jacobian of all a_t. The distance matches the activation: for tanh and logistic
+units a cross-entropy, S = f'(a); for others half the squared distance of states, S = f'(a)^2. It costs one
+multiplication of what a product has at hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from ..arguments import one_of, whole_number
+from ..arrays import Array
+from .activations import Activation, as_activation
+from .network import Network, as_direction, as_inputs, as_output_direction, lay_out
+
+MATCHED = ("tanh", "logistic")
+
+
+class RNN(Network):
+    """A simple recurrent network over one flat parameter vector.
+
+    Parameters
+    ----------
+    n_inputs, n_hidden, n_outputs : int
+    activation : str
+        Of the hidden units: tanh, logistic, relu, softplus, linear.
+    outputs : {"all", "last"}
+        Whether there are outputs at every step, (samples, steps, n_outputs), or after the last only,
+        (samples, n_outputs).
+
+    Examples
+    --------
+    >>> import numpy as np, cgopt
+    >>> network = cgopt.nn.RNN(2, 8, 3)
+    >>> network.forward(network.init(0), np.ones((5, 10, 2))).shape
+    (5, 10, 3)
+    >>> network
+    RNN(2-8-3, tanh, outputs at all steps, 115 parameters)
+    """
+
+    def __init__(
+        self, n_inputs: int, n_hidden: int, n_outputs: int, activation: str = "tanh", *, outputs: str = "all"
+    ) -> None:
+        self.n_inputs = whole_number("n_inputs", n_inputs)
+        self.n_hidden = whole_number("n_hidden", n_hidden)
+        self.n_outputs = whole_number("n_outputs", n_outputs)
+        self.activation: Activation | None = as_activation(activation, "activation")
+        self.outputs = one_of("outputs", outputs, ("all", "last"))
+        self.blocks = lay_out(
+            [
+                ("W_in", "b_in", self.n_inputs, self.n_hidden),
+                ("W_rec", None, self.n_hidden, self.n_hidden),
+                ("W_out", "b_out", self.n_hidden, self.n_outputs),
+            ]
+        )
+
+    def linearize(self, theta: Array, X: Array) -> RNNLinearization:
+        """Run the forward pass and keep what products need.
+
+        Parameters
+        ----------
+        theta : (n,) float32 or float64 array
+            Products are of this type.
+        X : (samples, steps, n_inputs) array
+
+        Returns
+        -------
+        RNNLinearization
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or type does not fit, or an entry is NaN or infinite.
+        """
+        return RNNLinearization(self, self.parameters(theta), as_inputs(X, 3, self.n_inputs))
+
+    def forward(self, theta: Array, X: Array) -> Array:
+        """The outputs for inputs (samples, steps, n_inputs)."""
+        return self.linearize(theta, X).output
+
+    def description(self) -> dict[str, Any]:
+        """What makes the network, for the header of a file."""
+        sizes = {"n_inputs": self.n_inputs, "n_hidden": self.n_hidden, "n_outputs": self.n_outputs}
+        return {"kind": "RNN", **sizes, "activation": str(self.activation or "linear"), "outputs": self.outputs}
+
+    def __repr__(self) -> str:
+        sizes = f"{self.n_inputs}-{self.n_hidden}-{self.n_outputs}"
+        when = "at all steps" if self.outputs == "all" else "after the last step"
+        return f"RNN({sizes}, {self.activation or 'linear'}, outputs {when}, {self.n} parameters)"
+
+
+class RNNLinearization:
+    """A recurrent network at one theta on one batch: its output, and products with its Jacobian.
+
+    Attributes
+    ----------
+    network : RNN
+    theta : (n,) array
+    output : (samples, steps, n_outputs) or (samples, n_outputs) array
+    """
+
+    def __init__(self, network: RNN, theta: Array, X: Array) -> None:
+        self.network = network
+        self.n, self.dtype, self.samples, self.steps = network.n, theta.dtype, X.shape[0], X.shape[1]
+        shape = (self.steps, self.samples)
+        self._x1 = np.ones((*shape, network.n_inputs + 1), self.dtype)  # [x_t 1]
+        self._h1 = np.ones((self.steps + 1, self.samples, network.n_hidden + 1), self.dtype)  # [h_0 1], [h_1 1], ...
+        self._h1[0, :, :-1] = 0.0
+        self._d = np.ones((*shape, network.n_hidden), self.dtype)  # f'(a_t)
+        self.update(theta, X)
+
+    @property
+    def hidden(self) -> Array:
+        """The states h_1, h_2, ..., (steps, samples, n_hidden)."""
+        return self._h1[1:, :, :-1]
+
+    def update(self, theta: Array, X: Array | None = None) -> Self:
+        """Linearise anew, at another theta or on another batch of the same size.
+
+        Parameters
+        ----------
+        theta : (n,) array of the same type
+            Trusted to be finite.
+        X : (samples, steps, n_inputs) array, optional
+            The same batch by default.
+
+        Returns
+        -------
+        RNNLinearization
+            Itself.
+        """
+        if theta.shape != (self.n,) or theta.dtype != self.dtype:
+            raise ValueError(f"theta must be a {self.dtype} array of shape ({self.n},)")
+        self.theta = theta
+        if X is not None:
+            self._x1[..., :-1] = X.transpose(1, 0, 2)
+        into, recur, onto = (block.of(theta) for block in self.network.blocks)
+        f = self.network.activation
+        A = self._x1 @ into
+        for t in range(self.steps):
+            A[t] += self._h1[t, :, :-1] @ recur
+            if f is None:
+                self.hidden[t] = A[t]
+            else:
+                f.apply(A[t], out=self.hidden[t])
+        if f is not None:
+            f.derivative(self.hidden, out=self._d)
+        self.output = self._leave((self._read(self._h1[1:]) @ onto)[:, :, None])[..., 0, :]
+        return self
+
+    def _read(self, states: Array) -> Array:
+        """The states that have outputs."""
+        return states if self.network.outputs == "all" else states[-1:]
+
+    def _leave(self, z: Array) -> Array:
+        """Outputs from (steps, samples, k, units) as they are inside to (samples, steps, k, units)."""
+        return np.ascontiguousarray(z.swapaxes(0, 1) if self.network.outputs == "all" else z[0])
+
+    def _enter(self, u: Array) -> Array:
+        """And back."""
+        k = u.shape[-2] if u.ndim > self.output.ndim else 1
+        z = u.swapaxes(0, 1) if self.network.outputs == "all" else u[None]
+        return np.ascontiguousarray(z).reshape(-1, self.samples, k, self.network.n_outputs)
+
+    def jvp(self, v: Array, out: Array | None = None) -> Array:
+        """``J v`` for v (n,) or (n, k); of the outputs' shape, k before the last axis."""
+        v = as_direction(v, self.n, self.dtype)
+        z = self._leave(self._forward(v)[2])
+        z = z if v.ndim == 2 else z[..., 0, :]
+        if out is None:
+            return z
+        out[...] = z
+        return out
+
+    def vjp(self, u: Array, out: Array | None = None) -> Array:
+        """``J'u`` for u of the outputs' shape, k before the last axis; (n,) or (n, k)."""
+        u = as_output_direction(u, self.output.shape, self.dtype)
+        if out is None:
+            out = np.empty(self.n if u.ndim == self.output.ndim else (self.n, u.shape[-2]), self.dtype)
+        self._gradients(self._enter(u), self._backward(self._enter(u)), out)
+        return out
+
+    def gauss_newton(self, v: Array, M: Any, structural: float, out: Array) -> None:
+        """Write ``J' M J v + structural / samples * J_a' S J_a v`` to `out`: one pass forward, one back."""
+        ra, rh, rz = self._forward(as_direction(v, self.n, self.dtype))
+        u = self._leave(rz)
+        M.multiply(u if v.ndim == 2 else u[..., 0, :])
+        f = self.network.activation
+        # What is added to the adjoint of h is multiplied by f'(a) on its way to a: so R{a} stands for S = f'(a), and
+        # R{h} = f'(a) R{a} for the squared distance, whose S is f'(a)^2.
+        pull = ra if f is not None and f.name in MATCHED else rh
+        delta = self._enter(u if v.ndim == 2 else u[..., 0, :])
+        self._gradients(delta, self._backward(delta, self.dtype.type(structural / self.samples) * pull), out)
+
+    def _forward(self, v: Array) -> tuple[Array, Array, Array]:
+        """R{a} and R{h}, (steps, samples, k, n_hidden), and R{z}, (steps, samples, k, n_outputs)."""
+        into, recur, onto = self.network.blocks
+        k = v.shape[1] if v.ndim == 2 else 1
+        W, W_out = recur.of(self.theta), onto.of(self.theta)[:-1]
+        ra = self._x1 @ into.columns(v)  # [x 1][RW; Rb]
+        ra += self._h1[:-1, :, :-1] @ recur.columns(v)  # + h RW_rec
+        ra = ra.reshape(self.steps, self.samples, k, -1)
+        rh = np.empty_like(ra)
+        for t in range(self.steps):
+            if t:
+                ra[t] += rh[t - 1] @ W  # + R{h} W_rec
+            np.multiply(ra[t], self._d[t][:, None, :], out=rh[t])  # f'(a) R{a}
+        rz = (self._read(self._h1[1:]) @ onto.columns(v)).reshape(-1, self.samples, k, self.network.n_outputs)
+        rz += self._read(rh) @ W_out
+        return ra, rh, rz
+
+    def _backward(self, delta: Array, pull: Array | None = None, push: Array | None = None) -> Array:
+        """Adjoints of a, (steps, samples, k, n_hidden), from those of z; to those of h `pull` is added, to a `push`."""
+        _, recur, onto = self.network.blocks
+        W, W_out = recur.of(self.theta), onto.of(self.theta)[:-1]
+        back = np.zeros((self.steps, *delta.shape[1:-1], self.network.n_hidden), self.dtype)
+        self._read(back)[...] = delta @ W_out.T
+        if pull is not None:
+            back += pull
+        for t in range(self.steps - 1, -1, -1):
+            if t < self.steps - 1:
+                back[t] += back[t + 1] @ W.T
+            back[t] *= self._d[t][:, None, :]
+            if push is not None:
+                back[t] += push[t]
+        return back
+
+    def _gradients(self, delta: Array, back: Array, out: Array) -> None:
+        """Gradients of the three blocks from the adjoints of z and a."""
+        into, recur, onto = self.network.blocks
+        into.write(out, _sum_of_outer(self._x1, back))
+        recur.write(out, _sum_of_outer(self._h1[:-1, :, :-1], back))
+        onto.write(out, _sum_of_outer(self._read(self._h1[1:]), delta))
+
+    def squared_vjp(self, u: Array, out: Array | None = None) -> Array:
+        """``sum_i (J_i'u_i)^2`` over the samples i, entry by entry: of gradients u_i, the empirical Fisher diagonal."""
+        u = as_output_direction(u, self.output.shape, self.dtype)
+        out = np.empty(self.n, self.dtype) if out is None else out
+        delta = self._enter(u)
+        back = self._backward(delta)
+        states = (self._x1, self._h1[:-1, :, :-1], self._read(self._h1[1:]))
+        for block, state, adjoint in zip(self.network.blocks, states, (back, back, delta), strict=True):
+            total = np.zeros((block.rows, block.units), self.dtype)
+            for i in range(self.samples):
+                total += np.square(state[:, i].T @ adjoint[:, i, 0])  # the steps of a sample add up before the square
+            block.of(out)[...] = total
+        return out
+
+    def second_order(self, u: Array) -> RNNSecondOrder:
+        """What full Hessian products need of the function ``sum(u * output)``; see `RNNSecondOrder`."""
+        return RNNSecondOrder(self, as_output_direction(u, self.output.shape, self.dtype))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states."""
+        return int(self._x1.nbytes + self._h1.nbytes + self._d.nbytes + self.output.nbytes)
+
+    def __repr__(self) -> str:
+        return (
+            f"RNNLinearization({self.network!r}, {self.samples} samples, {self.steps} steps, {self.dtype}, "
+            f"{self.nbytes / 1e6:.3g} MB)"
+        )
+
+
+class RNNSecondOrder:
+    """Products with ``J' M J`` plus the second derivative of ``sum(u * output)``; see `SecondOrder`."""
+
+    def __init__(self, at: RNNLinearization, u: Array) -> None:
+        self.at = at
+        self._delta = at._enter(u)
+        self._back = at._backward(self._delta)
+        f = at.network.activation
+        second = None if f is None else f.second_derivative(at.hidden, at._d)
+        self._bend: Array | None = None
+        if second is not None:  # f''(a) times the adjoint of h
+            _, recur, onto = at.network.blocks
+            adjoint = np.zeros_like(self._back)
+            at._read(adjoint)[...] = self._delta @ onto.of(at.theta)[:-1].T
+            adjoint[:-1] += self._back[1:] @ recur.of(at.theta).T
+            self._bend = second[:, :, None, :] * adjoint
+
+    def product(self, v: Array, M: Any, out: Array) -> None:
+        """Write the product with v, (n,) or (n, k), to `out`; `M` is an `OutputCurvature`."""
+        at = self.at
+        _, recur, onto = at.network.blocks
+        ra, rh, rz = at._forward(v)
+        u = at._leave(rz)
+        M.multiply(u if v.ndim == 2 else u[..., 0, :])
+        delta = at._enter(u if v.ndim == 2 else u[..., 0, :])  # R{adjoint of z}
+        shape = rh.shape
+        # What R adds to the adjoint of h: that of z times RW_out', and that of a one step on times RW_rec'
+        pull = np.zeros(shape, at.dtype)
+        at._read(pull)[...] = (self._delta[:, :, 0] @ onto.transposed_weights(v)).reshape(-1, *shape[1:])
+        pull[:-1] += (self._back[1:, :, 0] @ recur.transposed_weights(v)).reshape(-1, *shape[1:])
+        back = at._backward(delta, pull, None if self._bend is None else self._bend * ra)
+        at._gradients(delta, back, out)
+        # and what R{h} adds to the gradients, [R{h} 0]' adjoint
+        wide = rh.reshape(at.steps, at.samples, -1)
+        recur.add_to_weights(out, _sum_of_outer(wide[:-1], self._back[1:]))
+        onto.add_to_weights(out, _sum_of_outer(at._read(wide), self._delta))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the linearisation's."""
+        return int(self._delta.nbytes + self._back.nbytes + (0 if self._bend is None else self._bend.nbytes))
+
+
+def _sum_of_outer(state: Array, adjoint: Array) -> Array:
+    """``sum state' adjoint`` over steps and samples: (rows, k * units)."""
+    rows = state.reshape(-1, state.shape[-1])
+    return rows.T @ adjoint.reshape(rows.shape[0], -1)

@@ -1,0 +1,107 @@
+"""What preconditioners that factor A share: the factor, and how it is applied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..kernels import cpu
+from ..kernels.layouts import CSR, Eisenstat, Factor
+from ..operators import MatrixOperator, as_operator
+from ..operators.formats import to_csr
+from ..operators.ordering import Dissection, dissect
+from .base import Preconditioner
+
+
+class Factored(Preconditioner):
+    """``z = S (L L')^-1 S r``, L triangular and S diagonal, by two sweeps.
+
+    Attributes
+    ----------
+    operator : MatrixOperator
+        A.
+    factor : Factor
+        Of ``2**exponent A``; its `y` and `sums` are empty.
+    eisenstat : Eisenstat or None
+        The same with A's own entries, for a loop that takes the product with A on the way.
+    """
+
+    factor: Factor
+    eisenstat: Eisenstat | None = None
+
+    def _take_matrix(self, A: Any, threads: int | None) -> tuple[CSR, Dissection, Array]:
+        """Check A; its rows, their order, and the stored diagonal in that order."""
+        operator = as_operator(A)
+        name = type(self).__name__
+        if not isinstance(operator, MatrixOperator):
+            raise TypeError(f"{name} needs the entries of A, and A is {operator!r}; pass a matrix, or M='jacobi'")
+        if operator.dtype.kind == "c":
+            raise TypeError(f"{name} is for real matrices, and A is complex; use Jacobi or Chebyshev")
+        if operator.bad_row >= 0:
+            raise ValueError(
+                f"the diagonal entry in row {operator.bad_row} of A is not positive; {name} needs a positive definite A"
+            )
+        self.operator, self.shape, self.dtype = operator, operator.shape, operator.dtype
+        self.exponent = operator.exponent
+        rows = to_csr(operator.layout)
+        dissection = dissect(rows, cpu.get_num_threads() if threads is None else threads)
+        return rows, dissection, operator.stored_diagonal()[dissection.order]
+
+    @property
+    def parts(self) -> int:
+        """Independent parts, each for a thread."""
+        return self.factor.parts.size - 1
+
+    @property
+    def working_dtype(self) -> np.dtype[Any]:
+        """The type of the factor's entries."""
+        return self.factor.data.dtype
+
+    def with_workspace(self, dtype: np.dtype[Any], *, take_product: bool = False) -> Factor | Eisenstat:
+        """The factor with vectors to work in; in Eisenstat's form on request."""
+        chosen = self.eisenstat if take_product else self.factor
+        assert chosen is not None
+        n, sums = self.shape[0], np.zeros((self.parts + 1, 2))
+        vectors = {field: np.zeros(n, dtype) for field in ("y", "q") if field in chosen._fields}
+        return chosen._replace(**vectors, sums=sums)
+
+    def _matvec(self, x: Array, out: Array) -> None:
+        if np.iscomplexobj(x):
+            out.real, out.imag = self._apply(x.real), self._apply(x.imag)
+        else:
+            out[...] = self._apply(x)
+
+    def _apply(self, x: Array) -> Array:
+        r = np.array(x, np.result_type(x, self.dtype))
+        z, M, w = np.empty_like(r), self.with_workspace(r.dtype), self.operator.work
+        cpu.run(cpu.sweeps.update_residual_factor, w, M, 0.0, r, r, z, w)
+        return np.ldexp(z, self.exponent) if self.exponent else z
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factor."""
+        arrays = {id(a): a.nbytes for a in (*self.factor, *(self.eisenstat or ()))}
+        return int(sum(arrays.values()))
+
+
+def upper_rows(A: CSR, order: Array) -> tuple[Array, Array, Array]:
+    """Strict upper triangle of ``P A P'`` by rows, columns ascending."""
+    n = order.size
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(n, dtype=order.dtype)
+    diagonal = np.empty(n, A.data.dtype)
+    ptr = np.zeros(n + 1, A.indptr.dtype)
+    columns, values = np.empty(0, A.indices.dtype), np.empty(0, A.data.dtype)
+    count = cpu.factorization.permuted_upper(*A, order, inverse, diagonal, ptr, columns, values)
+    columns, values = np.empty(count, A.indices.dtype), np.empty(count, A.data.dtype)
+    cpu.factorization.permuted_upper(*A, order, inverse, diagonal, ptr, columns, values)
+    return ptr, columns, values
+
+
+def transposed(ptr: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:
+    """Rows of the transpose, columns ascending."""
+    out = (np.zeros_like(ptr), np.empty_like(columns), np.empty_like(values))
+    cpu.factorization.transpose(ptr, columns, values, *out)
+    return out
