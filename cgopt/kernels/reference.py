@@ -241,6 +241,22 @@ def blend(target: Any, theta: Any, tau: Any, w: Any) -> None:
     target += tau * (theta - target)
 
 
+def scale_units(r: Any, d: Any) -> None:
+    """``r[i, j, c] *= d[i, c]``."""
+    r *= d[:, None, :]
+
+
+def add_scale_units(r: Any, t: Any, d: Any) -> None:
+    """``r[i, j, c] = (r[i, j, c] + t[i, j, c]) d[i, c]``."""
+    r[...] = (r + t) * d[:, None, :]
+
+
+def softmax_curvature(u: Any, p: Any, s: Any) -> None:
+    """``u = s (u - p'u)``, row by row: with s a multiple of p, that multiple of ``(diag(p) - p p') u``."""
+    mean = np.sum(p[:, None, :] * u, axis=-1, keepdims=True)
+    u[...] = s[:, None, :] * (u - mean)
+
+
 def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
     """Run a network on one observation, ``states[0]``; ``states[l]`` receives layer l's output, in its first places."""
     activations = (

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arguments import real_number
 from ..arrays import Array, as_array
+from ..kernels import cpu
 from .network import require_finite
 
 Weights = Array | None
@@ -63,11 +64,13 @@ class SoftmaxCurvature(OutputCurvature):
         self.p, self.scaled = p, scale * p
 
     def multiply(self, U: Array) -> None:
-        p, scaled = (
-            (self.p, self.scaled) if U.ndim == self.p.ndim else (self.p[..., None, :], self.scaled[..., None, :])
-        )
-        U -= np.einsum("...c,...c->...", p, U)[..., None]  # u - (p'u) 1
-        U *= scaled
+        units = self.p.shape[-1]
+        k = U.shape[-2] if U.ndim > self.p.ndim else 1
+        rows = np.ascontiguousarray(U)
+        p, scaled = self.p.reshape(-1, units), self.scaled.reshape(-1, units)
+        cpu.softmax_curvature(rows.reshape(-1, k, units), p, scaled)  # scale p (u - p'u)
+        if rows is not U:
+            U[...] = rows
 
     def factor(self) -> list[Array]:
         # diag(p) - p p' = sum_c p_c (e_c - p)(e_c - p)'

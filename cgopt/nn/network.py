@@ -461,13 +461,18 @@ class MLPLinearization:
             r = out.reshape(s.r[layer].shape) if layer == last else s.r[layer]
             np.matmul(self._h1[layer], s.columns(layer, block, v), out=r)  # [h 1][RW; Rb]
             if layer:
-                W = block.of(self.theta)[:-1]
-                np.matmul(s.rows(layer - 1), W, out=s.t_rows[layer])
-                r += s.t[layer]  # + R{h} W
-            d = self._d[layer]
-            if d is not None:
-                view = r.reshape(s.shape3(layer))
-                view *= d[:, None, :]  # f'(a) * R{a}
+                np.matmul(s.rows(layer - 1), block.of(self.theta)[:-1], out=s.t_rows[layer])  # R{h} W
+            self._finish(r.reshape(s.shape3(layer)), s.t[layer].reshape(s.shape3(layer)) if layer else None, layer)
+
+    def _finish(self, r: Array, t: Array | None, layer: int) -> None:
+        """R{h}, or delta, of the layer: ``(r + t) * f'(a)``, in place."""
+        d = self._d[layer]
+        if d is None and t is not None:
+            r += t
+        elif d is not None and t is not None:
+            cpu.add_scale_units(r, t, d)
+        elif d is not None:
+            cpu.scale_units(r, d)
 
     def vjp(self, u: Array, out: Array | None = None) -> Array:
         """``J'u``: the gradient of ``sum(u * output)``.
@@ -492,10 +497,10 @@ class MLPLinearization:
         s = self.scratch(u.shape[1] if u.ndim == 3 else 1)
         last = len(self._d) - 1
         delta = u.reshape(s.r[last].shape)
-        d = self._d[last]
-        if d is not None:
-            np.multiply(u.reshape(s.shape3(last)), d[:, None, :], out=s.r[last].reshape(s.shape3(last)))
+        if self._d[last] is not None:
+            s.r[last][...] = delta
             delta = s.r[last]
+            self._finish(delta.reshape(s.shape3(last)), None, last)
         for layer in range(last, -1, -1):
             block = self.network.blocks[layer]
             s.store(layer, block, self._h1[layer].T, delta, out)  # [h 1]' delta
@@ -503,10 +508,7 @@ class MLPLinearization:
                 W = block.of(self.theta)[:-1]
                 np.matmul(delta.reshape(-1, block.units), W.T, out=s.rows(layer - 1))
                 delta = s.r[layer - 1]
-                d = self._d[layer - 1]
-                if d is not None:
-                    view = delta.reshape(s.shape3(layer - 1))
-                    view *= d[:, None, :]  # f'(a) * (delta W')
+                self._finish(delta.reshape(s.shape3(layer - 1)), None, layer - 1)  # f'(a) * (delta W')
 
     def squared_vjp(self, u: Array, out: Array | None = None) -> Array:
         """``sum_i (J_i'u_i)^2`` over the samples i, entry by entry: of gradients u_i, the empirical Fisher diagonal.
@@ -592,16 +594,14 @@ class SecondOrder:
             if layer:
                 np.matmul(s.rows(layer - 1), block.of(at.theta)[:-1], out=s.t_rows[layer])
                 r += s.t[layer]
-            d, three = at._d[layer], r.reshape(s.shape3(layer))
+            three = r.reshape(s.shape3(layer))
             ra[layer][...] = three
-            if d is not None:
-                three *= d[:, None, :]
+            at._finish(three, None, layer)
         back = s.r[last].reshape(s.shape3(last)).copy()  # J v
         M.multiply(back.reshape(at.output.shape) if v.ndim == 1 else back)
         for layer in range(last, -1, -1):
-            block, d, bend = blocks[layer], at._d[layer], self._bend[layer]
-            if d is not None:
-                back *= d[:, None, :]
+            block, bend = blocks[layer], self._bend[layer]
+            at._finish(back, None, layer)
             if bend is not None:
                 ra[layer] *= bend[:, None, :]
                 back += ra[layer]  # R{delta}
