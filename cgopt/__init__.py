@@ -51,9 +51,11 @@ __all__ = [
     "gallery",
     "get_num_threads",
     "max_num_threads",
+    "minimize",
     "minimize_quadratic",
     "nn",
     "operators",
+    "optimize",
     "preconditioners",
     "set_num_threads",
     "testing",
@@ -62,9 +64,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when used: `gallery` needs more of SciPy than solving does, `testing` needs Hypothesis.
-    if name in ("gallery", "testing"):
+    # Loaded when used: `gallery` and `optimize` need more of SciPy than solving does, `testing` needs Hypothesis.
+    if name in ("gallery", "optimize", "testing"):
         return importlib.import_module(f".{name}", __name__)
+    if name == "minimize":
+        return importlib.import_module(".optimize", __name__).minimize
     raise AttributeError(f"module 'cgopt' has no attribute {name!r}")
 
 
