@@ -116,7 +116,8 @@ def checked_system(operator: Operator, preconditioner: Operator | None, check: b
     norm, exponent, exponent_m = 0.0, 0, None
     if check and operator.shape[0] > 0:
         norm, exponent = require_hermitian(operator, "A")
-        if preconditioner is not None and not isinstance(preconditioner, Jacobi | Factored):
+        fixed = not getattr(preconditioner, "varies", False)  # what varies is no one matrix that could be Hermitian
+        if preconditioner is not None and fixed and not isinstance(preconditioner, Jacobi | Factored):
             exponent_m = require_hermitian(preconditioner, "M")[1] + getattr(preconditioner, "exponent", 0)
     return System(operator, preconditioner, norm, exponent, exponent_m)
 
@@ -224,6 +225,8 @@ class OnViews:
 
     def __init__(self, M: Operator, dtype: np.dtype[Any], exponent: int) -> None:
         self.M, self.dtype, self.exponent = M, dtype, exponent
+        self.varies: bool = getattr(M, "varies", False)
+        self.ratio: Any = 1.0  # of Polak and Ribiere's beta to that of a constant M, for those that vary
 
     def matvec(self, r: Array, out: Array) -> None:
         """``out = 2^exponent M r``."""

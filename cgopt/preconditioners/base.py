@@ -19,11 +19,14 @@ class Preconditioner(Operator):
     ----------
     setup_time : float
         Seconds that the preparation took.
+    varies : bool
+        Whether it changes between applications: CG is then flexible.
     working_dtype : dtype
         What products are computed in, which bounds how symmetric they can be: `dtype` unless a subclass says so.
     """
 
     setup_time: float = 0.0
+    varies: bool = False
 
     @property
     def working_dtype(self) -> np.dtype[Any]:

@@ -17,8 +17,8 @@ FIRST_SHIFT = 1e-3  # of a matrix with unit diagonal (Lin and More 1999)
 class IncompleteCholesky(Factored):
     """``S A S ~ L L'``, S scaling to unit diagonal, with entries dropped.
 
-    With ``fill=0``, L has A's own pattern: IC(0). Otherwise each column keeps its largest entries, `fill` times as many
-    more as A's columns have on average, and none smaller than `drop_tolerance` times the norm of A's column. Where a
+    With ``fill=0``, L has A's own pattern: IC(0). Otherwise each column keeps its largest entries, `fill` more than A's
+    column has, and none smaller than `drop_tolerance` times the norm of A's column. Where a
     pivot breaks down, a multiple of the diagonal is added, 1e-3 at first, then twice as much each time (Manteuffel,
     Math. Comp. 34, 1980): the result always is positive definite.
 
@@ -26,8 +26,8 @@ class IncompleteCholesky(Factored):
     ----------
     A : matrix
         Real, symmetric positive definite, given by its entries.
-    fill : float
-        Entries to keep in each column, beyond as many as A's has, in multiples of these (on average over the columns).
+    fill : int
+        Entries that a column of L may have beyond as many as A's has.
     drop_tolerance : float
         Relative to the norm of A's column.
     relaxation : float
@@ -50,7 +50,7 @@ class IncompleteCholesky(Factored):
     --------
     >>> import numpy as np, cgopt
     >>> A = cgopt.gallery.poisson((40, 40))
-    >>> M = cgopt.preconditioners.IncompleteCholesky(A, fill=1.0)
+    >>> M = cgopt.preconditioners.IncompleteCholesky(A, fill=5)
     >>> bool(cgopt.cg(A, np.ones(1600), M=M).iterations < 0.3 * cgopt.cg(A, np.ones(1600)).iterations)
     True
     """
@@ -58,20 +58,20 @@ class IncompleteCholesky(Factored):
     def __init__(
         self,
         A: Any,
-        fill: float = 1.0,
+        fill: int = 25,
         *,
         drop_tolerance: float = 1e-3,
         relaxation: float = 0.0,
         threads: int | None = None,
     ) -> None:
         start = time.perf_counter()
-        if not 0.0 <= fill < np.inf:
-            raise ValueError(f"fill must not be negative, got {fill!r}")
+        if not isinstance(fill, (int, np.integer)) or isinstance(fill, bool) or fill < 0:
+            raise ValueError(f"fill must be a whole number that is not negative, got {fill!r}")
         if not 0.0 <= drop_tolerance < 1.0:
             raise ValueError(f"drop_tolerance must lie between 0 and 1, got {drop_tolerance!r}")
         if not 0.0 <= relaxation <= 1.0:
             raise ValueError(f"relaxation must lie between 0 and 1, got {relaxation!r}")
-        self.fill, self.drop_tolerance, self.relaxation = float(fill), float(drop_tolerance), float(relaxation)
+        self.fill, self.drop_tolerance, self.relaxation = int(fill), float(drop_tolerance), float(relaxation)
         rows, (order, parts), diagonal = self._take_matrix(A, threads)
         ptr, columns, values = upper_rows(rows, order)
         scale = 1.0 / np.sqrt(diagonal.astype(np.float64))
@@ -97,7 +97,7 @@ class IncompleteCholesky(Factored):
     def _columns(self, ptr: Any, columns: Any, values: Any, parts: Any, lengths: Any) -> Any:
         """Columns of L, and its diagonal; None if a pivot breaks down."""
         n, count = lengths.size, parts.size - 1
-        extra = -1 if self.fill == 0.0 else max(1, round(self.fill * columns.size / max(1, n)))
+        extra = self.fill or -1
         start = np.zeros(n + 1, np.int64)
         np.cumsum(lengths + max(0, extra), out=start[1:])
         stop = start[:-1].copy()
@@ -129,6 +129,6 @@ class IncompleteCholesky(Factored):
 
     def __repr__(self) -> str:
         return (
-            f"IncompleteCholesky(fill={self.fill:g}, drop_tolerance={self.drop_tolerance:g}, shift={self.shift:g}, "
+            f"IncompleteCholesky(fill={self.fill}, drop_tolerance={self.drop_tolerance:g}, shift={self.shift:g}, "
             f"shape={self.shape}, {self.factor.data.size} entries, setup_time={self.setup_time:.2g} s)"
         )

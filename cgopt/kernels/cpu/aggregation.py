@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import CONTRACT, compiled, inline, pair
+from .compile import CONTRACT, compiled, pair
 
 U = np.uint64
 ONE = U(1)
@@ -259,58 +259,54 @@ def _orthonormalize(aggregate: Any, count: Any, size: Any, B: Any, T: Any, coars
                     T[i, c] = T[i, c] / left if independent else 0.0
 
 
-@inline
-def row_of_product(
-    A_ptr: Any, A_columns: Any, A: Any, B_ptr: Any, B_columns: Any, B: Any, i: Any, place: Any, start: Any,
-    columns: Any, values: Any,
-) -> Any:  # fmt: skip
-    """Row i of ``A B`` from entry `start` on; returns the end. ``place[j]`` is where column j was last written."""
-    end = start
-    for k in range(U(A_ptr[i]), U(A_ptr[i + ONE])):
-        a = A[k]
-        row = U(A_columns[k])
-        for m in range(U(B_ptr[row]), U(B_ptr[row + ONE])):
-            j = B_columns[m]
-            at = place[j]
-            if at < start:
-                place[j] = end
-                columns[end] = j
-                values[end] = a * B[m]
-                end += 1
-            else:
-                values[at] += a * B[m]
-    return end
+@pair(CONTRACT)
+def bound_product(A_ptr: Any, A_columns: Any, B_ptr: Any, sums: Any, w: Any) -> None:
+    """``sums[t]``: no chunk of rows of ``A B`` has more entries than this."""
+    bounds = w.bounds
+    for t in prange(bounds.shape[0] - 1):
+        terms = U(0)
+        for k in range(U(A_ptr[bounds[t]]), U(A_ptr[bounds[t + 1]])):
+            row = U(A_columns[k])
+            terms += U(B_ptr[row + ONE]) - U(B_ptr[row])
+        sums[t] = terms
 
 
 @pair(CONTRACT)
-def count_product(A_ptr: Any, A_columns: Any, B_ptr: Any, B_columns: Any, width: Any, counts: Any, w: Any) -> None:
-    """Entries in each row of ``A B``, B having `width` columns."""
+def multiply_rows(
+    A_ptr: Any,
+    A_columns: Any,
+    A: Any,
+    B_ptr: Any,
+    B_columns: Any,
+    B: Any,
+    width: Any,
+    starts: Any,
+    counts: Any,
+    columns: Any,
+    values: Any,
+    w: Any,
+) -> None:
+    """``A B`` by rows (Gustavson 1978): chunk t's entries from ``starts[t]`` on, row i's being ``counts[i]``."""
     bounds = w.bounds
     for t in prange(bounds.shape[0] - 1):
-        seen = np.full(width, -1, np.int64)
+        place = np.full(width, -1, np.int64)  # where a column was last written
+        end = starts[t]
         for i in range(U(bounds[t]), U(bounds[t + 1])):
-            count = 0
+            start = end
             for k in range(U(A_ptr[i]), U(A_ptr[i + ONE])):
+                a = A[k]
                 row = U(A_columns[k])
                 for m in range(U(B_ptr[row]), U(B_ptr[row + ONE])):
                     j = B_columns[m]
-                    if seen[j] != np.int64(i):
-                        seen[j] = np.int64(i)
-                        count += 1
-            counts[i] = count
-
-
-@pair(CONTRACT)
-def fill_product(
-    A_ptr: Any, A_columns: Any, A: Any, B_ptr: Any, B_columns: Any, B: Any, width: Any, ptr: Any, columns: Any,
-    values: Any, w: Any,
-) -> None:  # fmt: skip
-    """``A B`` into rows that `count_product` has counted (Gustavson 1978)."""
-    bounds = w.bounds
-    for t in prange(bounds.shape[0] - 1):
-        place = np.full(width, -1, np.int64)
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            row_of_product(A_ptr, A_columns, A, B_ptr, B_columns, B, i, place, np.int64(ptr[i]), columns, values)
+                    at = place[j]
+                    if at < start:
+                        place[j] = end
+                        columns[end] = j
+                        values[end] = a * B[m]
+                        end += 1
+                    else:
+                        values[at] += a * B[m]
+            counts[i] = end - start
 
 
 def _add_to_diagonal(indptr: Any, indices: Any, data: Any, value: Any) -> None:

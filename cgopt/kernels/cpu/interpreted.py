@@ -2,6 +2,9 @@
 
 The loop that calls these is interpreted; what is left of each pass is compiled. (Shapes and streams as in
 `cgopt.kernels.reference`, where the names are specified.)
+
+For a preconditioner that varies, the loop's ``beta = r'z / (r'z before)`` is corrected to Polak and Ribiere's,
+``(r - r before)'z / (r'z before)``, in which ``r - r before = -alpha q``: by the ratio ``-alpha q'z / r'z``.
 """
 
 from __future__ import annotations
@@ -32,11 +35,16 @@ def update_residual(M: Any, alpha: float, q: Any, r: Any, z: Any, w: Work) -> tu
     """``r -= alpha q``, ``z = M r``, ``r'r``, ``r'z``."""
     rr, _ = run(updates.update_residual_identity, w, None, alpha, q, r, z, w)
     M.matvec(r, out=z)
-    return rr, run(updates.dot, w, r, z, w)
+    rz = run(updates.dot, w, r, z, w)
+    if getattr(M, "varies", False):
+        M.ratio = -alpha * run(updates.dot, w, q, z, w) / rz
+    return rr, rz
 
 
 def update_direction(M: Any, alpha: float, beta: float, r: Any, z: Any, p: Any, x: Any, w: Work) -> tuple[float, float]:
     """``x += alpha p``, ``p = z + beta p`` with the z that is stored; ``x'x``, ``p'p``."""
+    if getattr(M, "varies", False):
+        beta *= M.ratio
     xx, pp = run(updates.update_direction_identity, w, None, alpha, beta, z, z, p, x, w)
     return xx, pp
 
@@ -65,12 +73,18 @@ def update_residual_many(M: Any, alpha: Any, q: Any, r: Any, z: Any, rr: Any, rz
     run(many.update_residual_many_identity, w, None, alpha, q, r, z, rr, rz, act, w)
     M.matmat(r, z, act)
     run(many.dot_many, w, r, z, rz, act, w)
+    if getattr(M, "varies", False):
+        M.ratio = np.ones_like(rz)
+        run(many.dot_many, w, q, z, M.ratio, act, w)
+        M.ratio[act] *= -alpha[act] / rz[act]
 
 
 def update_direction_many(
     M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, xx: Any, pp: Any, act: Any, w: Work
 ) -> None:
     """``x_j += alpha[j] p_j``, ``p_j = z_j + beta[j] p_j`` with the z that is stored."""
+    if getattr(M, "varies", False):
+        beta = beta * M.ratio
     run(many.update_direction_many_identity, w, None, alpha, beta, z, z, p, x, xx, pp, act, w)
 
 

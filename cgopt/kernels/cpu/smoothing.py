@@ -66,12 +66,12 @@ def _diagonal_blocks(indptr: Any, indices: Any, data: Any, blocks: Any) -> None:
         blocks[i // m, i % m, i % m] = 1.0
 
 
-def _count_blocks(indptr: Any, indices: Any, m: Any) -> Any:
-    """Number of m-by-m blocks that hold an entry."""
+def _count_blocks(indptr: Any, indices: Any, m: Any, first: Any, last: Any) -> Any:
+    """Number of m-by-m blocks in rows first to last that hold an entry."""
     n = indptr.shape[0] - 1
     seen = np.full((n + m - 1) // m, -1, np.int64)
     count = 0
-    for i in range(n):
+    for i in range(first, last):
         row = i // m
         for k in range(U(indptr[i]), U(indptr[i + 1])):
             column = np.int64(indices[k]) // m

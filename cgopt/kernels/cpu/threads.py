@@ -98,7 +98,8 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
         total = float(indptr[n]) + 6.0 * n
         candidates = np.arange(0, n + 1, ALIGN)
         work = indptr[candidates].astype(np.float64) + 6.0 * candidates
-        bounds[1:-1] = candidates[np.searchsorted(work, total * np.arange(1, parts) / parts)]
+        places = np.searchsorted(work, total * np.arange(1, parts) / parts)
+        bounds[1:-1] = candidates[np.minimum(places, candidates.size - 1)]
     bounds[1:-1] -= bounds[1:-1] % ALIGN
     return Work(bounds, np.zeros((parts, max(SUMS, 2 * columns))), np.zeros((parts, 0)))
 
