@@ -33,7 +33,7 @@ demo: $(call extra,demo) ## solve a system, print what happened, draw the conver
 	@$(bin)/cgopt demo $(ARGS)
 
 test: $(call extra,test) ## the tests and the examples in the docstrings
-	@$(bin)/python -m pytest -q --doctest-modules cgopt tests $(ARGS)
+	@$(bin)/python -m pytest -q --doctest-modules cgopt cgopt_rl tests $(ARGS)
 
 test-long: $(call extra,test) ## the long reproductions, left out of `make test`
 	@$(bin)/python -m pytest -q -m long tests $(ARGS)
