@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import operators, preconditioners
+from . import nn, operators, preconditioners
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
     CGResult,
@@ -39,6 +39,7 @@ __all__ = [
     "get_num_threads",
     "max_num_threads",
     "minimize_quadratic",
+    "nn",
     "operators",
     "preconditioners",
     "set_num_threads",

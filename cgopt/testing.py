@@ -43,9 +43,9 @@ import scipy.sparse as sp
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from .arguments import FLOAT_DTYPES, Seed, float_dtype, generator, one_of, real_number, whole_number
 from .arrays import Array, from_foreign, is_foreign, supported_dtype
 from .gallery import prescribed_spectrum
-from .gallery._common import FLOAT_DTYPES, Seed, float_dtype, generator, real_number, whole_number
 from .operators import Operator, as_operator
 
 try:
@@ -260,7 +260,7 @@ def sparse_spd(n: Any = None, *, dtype: Any = np.float64, kind: Any = None, form
         kind = st.sampled_from(KINDS)
     for name, value, known in (("kind", kind, KINDS), ("format", format, SPARSE_FORMATS)):
         if not _is_strategy(value):
-            _one_of(name, value, known)
+            one_of(name, value, known)
     if not _is_strategy(dtype):
         float_dtype(dtype, allowed=FLOAT_DTYPES)
     return _sparse_spd(
@@ -272,7 +272,7 @@ def sparse_spd(n: Any = None, *, dtype: Any = np.float64, kind: Any = None, form
 def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) -> Any:
     n = whole_number("n", draw(sizes))
     dtype = float_dtype(draw(dtypes), allowed=FLOAT_DTYPES)
-    kind = _one_of("kind", draw(kinds), KINDS)
+    kind = one_of("kind", draw(kinds), KINDS)
     wide = np.complex128 if dtype.kind == "c" else np.float64
     place, part = st.integers(0, n - 1), st.integers(-8, 8)
     if n <= DRAWN:
@@ -299,7 +299,7 @@ def _sparse_spd(draw: Any, sizes: Any, dtypes: Any, kinds: Any, formats: Any) ->
     A = sp.csr_array(A).astype(dtype)
     A.sum_duplicates()
     A.eliminate_zeros()
-    return A.asformat(_one_of("format", draw(formats), SPARSE_FORMATS))
+    return A.asformat(one_of("format", draw(formats), SPARSE_FORMATS))
 
 
 def _sizes_in_rows(A: Any) -> Array:
@@ -377,7 +377,7 @@ def spd_operators(matrices: Any = None, *, forms: Collection[str] = FORMS) -> An
     """
     forms = (forms,) if isinstance(forms, str) else tuple(forms)
     for form in forms:
-        _one_of("forms", form, FORMS)
+        one_of("forms", form, FORMS)
     if matrices is None:
         matrices = st.one_of(spd_matrices(), sparse_spd(format=st.sampled_from(SPARSE_FORMATS)))
     return st.builds(_as_case, matrices, st.sampled_from(forms))
@@ -498,12 +498,6 @@ def _strategy(value: Any) -> Any:
 
 def _sizes(n: Any, name: str = "n") -> Any:
     return n if _is_strategy(n) else st.just(whole_number(name, n))
-
-
-def _one_of(name: str, value: Any, known: Collection[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return str(value)
 
 
 def _condition(value: Any) -> float:

@@ -1,11 +1,7 @@
-"""What the gallery's files share: checked arguments, and sparse matrices that are symmetric bit for bit."""
+"""What the gallery's files share: grid shapes, and sparse matrices that are symmetric bit for bit."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import numbers
-import operator
 from collections.abc import Collection, Iterable
 from typing import Any, TypeAlias
 
@@ -14,35 +10,16 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse import csr_array
 
+from cgopt.arguments import FLOAT_DTYPES as FLOAT_DTYPES
+from cgopt.arguments import REAL_DTYPES as REAL_DTYPES
+from cgopt.arguments import Seed as Seed
+from cgopt.arguments import float_dtype as float_dtype
+from cgopt.arguments import generator as generator
+from cgopt.arguments import nearest_names as nearest_names
+from cgopt.arguments import real_number as real_number
+from cgopt.arguments import whole_number as whole_number
+
 Shape: TypeAlias = int | Iterable[int]
-Seed: TypeAlias = int | np.random.Generator | None
-
-REAL_DTYPES = ("float32", "float64")
-FLOAT_DTYPES = (*REAL_DTYPES, "complex64", "complex128")
-
-
-def whole_number(name: str, value: object, *, minimum: int = 1) -> int:
-    """`value` as an int of at least `minimum`; the argument's `name` is for the message."""
-    # True is 1 to Python, but a flag where a size belongs is a slip.
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
-    try:
-        number = operator.index(value)
-    except TypeError:  # an array of floats has __index__ too, and refuses only when asked
-        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})") from None
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
-    return number
-
-
-def real_number(name: str, value: object, *, above: float = -math.inf, below: float = math.inf) -> float:
-    """`value` as a float strictly between `above` and `below` (so never NaN or infinite)."""
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r} ({type(value).__name__})")
-    number = float(value)
-    if not above < number < below:
-        raise ValueError(f"{name} must be between {above:g} and {below:g}, exclusive; got {number:g}")
-    return number
 
 
 def grid_shape(shape: Shape, *, dimensions: Collection[int], unit: str) -> tuple[int, ...]:
@@ -52,34 +29,6 @@ def grid_shape(shape: Shape, *, dimensions: Collection[int], unit: str) -> tuple
         wanted = " or ".join(str(d) for d in dimensions)
         raise ValueError(f"shape must give the number of {unit} in {wanted} dimensions, got {shape!r}")
     return tuple(whole_number(f"shape[{axis}]", size) for axis, size in enumerate(sizes))
-
-
-def float_dtype(dtype: npt.DTypeLike, *, allowed: Collection[str]) -> np.dtype[Any]:
-    """`dtype` as a NumPy dtype, one of the `allowed` names."""
-    try:
-        found = np.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"dtype must be one of {', '.join(allowed)}, got {dtype!r}") from error
-    if found.name not in allowed:
-        raise ValueError(f"dtype must be one of {', '.join(allowed)}, got {found.name}")
-    return found
-
-
-def generator(rng: Seed) -> np.random.Generator:
-    """The random generator that `rng` (None, a seed, or a generator) stands for."""
-    if rng is None or isinstance(rng, np.random.Generator):
-        return np.random.default_rng(rng)
-    try:
-        return np.random.default_rng(whole_number("rng", rng, minimum=0))
-    except TypeError:
-        raise TypeError(f"rng must be None, an int or a numpy.random.Generator, got {rng!r}") from None
-
-
-def nearest_names(name: str, names: Iterable[str]) -> str:
-    """The sentence that helps after a misspelt `name`, or nothing where none of `names` is near it."""
-    lowered = {known.lower(): known for known in names}
-    near = difflib.get_close_matches(name.lower(), lowered, n=3)
-    return f" Nearest: {', '.join(lowered[n] for n in near)}." if near else ""
 
 
 def sorted_csr(matrix: Any) -> csr_array:
