@@ -20,8 +20,10 @@ from .linear import (
     IterationState,
     ManyResult,
     QuadraticResult,
+    TrustRegionResult,
     cg,
     minimize_quadratic,
+    trust_region_cg,
 )
 from .status import Status
 
@@ -34,6 +36,7 @@ __all__ = [
     "ManyResult",
     "QuadraticResult",
     "Status",
+    "TrustRegionResult",
     "cg",
     "gallery",
     "get_num_threads",
@@ -44,6 +47,7 @@ __all__ = [
     "preconditioners",
     "set_num_threads",
     "testing",
+    "trust_region_cg",
 ]
 
 

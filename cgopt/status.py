@@ -45,6 +45,14 @@ class Status(Enum):
         "or the operator is at fault."
     )
     STOPPED = "The callback asked for the end (StopIteration)."
+    BOUNDARY = (
+        "The step ends on the boundary of the trust region: the unconstrained minimiser of the model lies outside. "
+        "Enlarge the radius if the model is good there."
+    )
+    NEGATIVE_CURVATURE = (
+        "A direction of non-positive curvature was found (negative_curvature), along which the model falls without "
+        "end; the step follows it to the boundary of the trust region."
+    )
 
     @property
     def converged(self) -> bool:
@@ -54,7 +62,7 @@ class Status(Enum):
     @property
     def breakdown(self) -> bool:
         """Whether the method could not go on (as against not having been given the time)."""
-        return self not in (Status.CONVERGED, Status.MAXITER, Status.STOPPED)
+        return INFO.get(self, 0) < 0
 
     def __str__(self) -> str:
         return f"{self.name}: {self.value}"
@@ -69,11 +77,15 @@ OF_CODE = {
     loops.INDEFINITE_M: Status.INDEFINITE_PRECONDITIONER,
     loops.NONFINITE: Status.NONFINITE,
     loops.STOPPED: Status.STOPPED,
+    loops.BOUNDARY: Status.BOUNDARY,
+    loops.NEGATIVE_CURVATURE: Status.NEGATIVE_CURVATURE,
 }
 
 # scipy's meaning of info: 0 converged, > 0 iterations used up, < 0 breakdown.
 INFO = {
     Status.CONVERGED: 0,
+    Status.BOUNDARY: 0,
+    Status.NEGATIVE_CURVATURE: 0,
     Status.INDEFINITE: -1,
     Status.SINGULAR: -2,
     Status.INDEFINITE_PRECONDITIONER: -3,

@@ -40,6 +40,7 @@ from .reference import (
 
 # Codes that a loop returns; `cgopt.status` gives them their sentences.
 RUNNING, CONVERGED, INDEFINITE, SINGULAR, STAGNATED, NONFINITE, INDEFINITE_M, MAXITER, STOPPED = range(9)
+BOUNDARY, NEGATIVE_CURVATURE, AGAIN = range(9, 12)  # of trust regions; AGAIN: start again from the true residual
 
 # Places in the vector of scalars that a solve carries from slice to slice.
 RR = 0  # r'r, recursive
@@ -58,7 +59,13 @@ PATIENCE = 12  # how many of those call for a check
 SCALE = 13  # the power of two that b is multiplied by
 CHECKS = 14  # true residuals computed
 RZ0 = 15  # r'z before the first iteration
-SCALARS = 16
+RADIUS = 16  # of a trust region
+DD = 17  # d'Pd for the step d so far, P the inverse of M
+DP = 18  # d'Pp
+PNORM = 19  # p'Pp
+DECREASE = 20  # of the quadratic model
+PQ = 21  # p'Ap at an end on the boundary
+SCALARS = 22
 
 NOTHING, DRIFTED, STOOD_STILL, CLAIMED = range(4)  # events, in rising order of weight
 
@@ -212,6 +219,66 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type:
             return product_code(s[RZ]), k + 1
     if last:
         s[RR] = residual(A, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
+        return MAXITER, steps
+    return RUNNING, steps
+
+
+def steihaug_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
+    """Advance truncated conjugate gradients in a trust region by at most `steps` iterations (Steihaug 1983).
+
+    Parameters as for `cg_steps`, with ``s[RADIUS]`` set; x is the step d, from zero. The loop ends before a step that
+    would leave the region, and on a curvature that is not positive, with p, q, r as they are there and ``s[PQ]`` the
+    curvature: the walk to the boundary is left to the caller. The norms of d and p in ``P = M^-1`` are carried by
+    ``d_{k+1} = d_k + alpha p_k``, ``p_{k+1} = z_{k+1} + beta p_k`` and ``p_k'P z_{k+1} = p_k'r_{k+1} = 0``.
+
+    Returns
+    -------
+    code, done : int
+        AGAIN asks the caller for ``s[DP] = d'r``, and for a call with `first` set.
+    """
+    n, m = x.shape[0], xr.shape[0]
+    r, p, q = V[0][:n], V[2][:n], V[3][:n]
+    rv, zv, pv, qv = Vr[0][:m], Vr[1][:m], Vr[2][:m], Vr[3][:m]
+    if first:
+        s[RZ], s[PP] = restart(M, rv, zv, pv, wr)  # z = M r,  p = z,  r'z,  p'p
+        s[PNORM] = s[RZ]  # p'Pp = z'P z = r'z
+        if not 0.0 < s[RZ] < float("inf"):
+            return product_code(s[RZ]), 0
+    for k in range(steps):
+        pq = apply_dot(A, p, q, w)  # q = A p,  p'q
+        s[PQ] = pq
+        if not (-float("inf") < pq < float("inf")):
+            return NONFINITE, k
+        if pq <= 0.0:
+            return NEGATIVE_CURVATURE, k
+        rz_old = s[RZ]
+        alpha = rz_old / pq  # alpha = r'z / p'Ap
+        dd = s[DD] + alpha * (2.0 * s[DP] + alpha * s[PNORM])  # |d + alpha p|_P^2
+        if not dd < s[RADIUS] * s[RADIUS]:
+            return BOUNDARY, k
+        rr, rz = update_residual(M, alpha, qv, rv, zv, wr)  # r -= alpha q,  z = M r,  r'r,  r'z
+        beta = rz / rz_old  # beta = r'z / (r'z before)
+        xx, pp = update_direction(M, alpha, beta, rv, zv, pv, xr, wr)  # d += alpha p,  p = z + beta p,  d'd,  p'p
+        s[DECREASE] += 0.5 * alpha * rz_old  # model(d) - model(d + alpha p)
+        s[DD] = dd
+        s[DP] = beta * (s[DP] + alpha * s[PNORM])  # (d + alpha p)'P (z + beta p)
+        s[PNORM] = rz + beta * beta * s[PNORM]  # (z + beta p)'P (z + beta p)
+        event = note_step(alpha, rr, rz, xx, pp, s)
+        log[k, LOG_RR], log[k, LOG_RZ], log[k, LOG_ALPHA], log[k, LOG_BETA] = rr, rz, alpha, beta
+        if event != NOTHING:
+            true = residual(A, b, s[SCALE], x, r, w)  # r = b - A d,  r'r
+            code, again = judge(true, event, s)
+            log[k, LOG_RR] = true
+            if code != RUNNING:
+                return code, k + 1
+            if again:
+                log[k, LOG_BETA] = 0.0
+                return AGAIN, k + 1
+            s[RR], s[RZ] = update_residual(M, 0.0, qv, rv, zv, wr)  # z = M r,  r'r,  r'z;  p is kept
+        if not 0.0 < s[RZ] < float("inf"):
+            return product_code(s[RZ]), k + 1
+    if last:
+        s[RR] = residual(A, b, s[SCALE], x, r, w)  # r = b - A d,  r'r
         return MAXITER, steps
     return RUNNING, steps
 

@@ -14,13 +14,12 @@ import numpy as np
 
 from ..arrays import Array, as_array, first_nonfinite, like
 from ..operators import MatrixOperator, as_operator
-from ..operators.check import require_hermitian
-from ..preconditioners import Jacobi, as_preconditioner
+from ..preconditioners import as_preconditioner
 from .many import solve_many
 from .one import solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_maxiter, check_tolerance
-from .workspace import System, Workspace
+from .workspace import Workspace, checked_system
 
 
 class CGSolver:
@@ -83,12 +82,7 @@ class CGSolver:
         if isinstance(self.operator, MatrixOperator) and self.operator.bad_row >= 0:
             M = None  # A is not positive definite: solve() will say so, whatever M is
         self.preconditioner = as_preconditioner(M, self.operator)
-        norm, exponent, scale_m = 0.0, 0, None
-        if check and self.shape[0] > 0:
-            norm, exponent = require_hermitian(self.operator, "A")
-            if self.preconditioner is not None and not isinstance(self.preconditioner, Jacobi):
-                scale_m = require_hermitian(self.preconditioner, "M")[1] + getattr(self.preconditioner, "exponent", 0)
-        self._system = System(self.operator, self.preconditioner, norm, exponent, scale_m)
+        self._system = checked_system(self.operator, self.preconditioner, check)
         self._spaces: dict[Any, Workspace] = {}
         self._lock = threading.RLock()
         self._busy = False

@@ -11,6 +11,7 @@ from ..arrays import Array, first_nonfinite, real_view
 from ..kernels import cpu, loops
 from ..kernels.layouts import Work
 from ..operators import MatrixOperator, Operator, Scaled
+from ..operators.check import require_hermitian
 from ..operators.matrices import extreme_exponent
 from ..preconditioners import Jacobi
 
@@ -92,6 +93,16 @@ class System:
         direction = np.zeros(self.n, dtype)
         direction[self.bad_row] = 1.0
         return direction
+
+
+def checked_system(operator: Operator, preconditioner: Operator | None, check: bool) -> System:
+    """A system whose parts were found Hermitian, by two products with each; unchecked if not `check`."""
+    norm, exponent, exponent_m = 0.0, 0, None
+    if check and operator.shape[0] > 0:
+        norm, exponent = require_hermitian(operator, "A")
+        if preconditioner is not None and not isinstance(preconditioner, Jacobi):
+            exponent_m = require_hermitian(preconditioner, "M")[1] + getattr(preconditioner, "exponent", 0)
+    return System(operator, preconditioner, norm, exponent, exponent_m)
 
 
 class Workspace:

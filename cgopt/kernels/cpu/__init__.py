@@ -1,7 +1,7 @@
 """The CPU backend: Numba kernels, and the loops bound to them.
 
-`cg_steps` and `cg_steps_many` return a loop for a layout and a kind of preconditioner. Where both are arrays the
-whole loop is compiled; where one is Python the same text is interpreted, its vector updates compiled.
+`cg_steps`, `cg_steps_many` and `steihaug_steps` return a loop for a layout and a kind of preconditioner. Where both
+are arrays the whole loop is compiled; where one is Python the same text is interpreted, its vector updates compiled.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "set_num_threads",
     "share_rows",
     "sort_rows",
+    "steihaug_steps",
     "sum_of_squares",
     "survey",
 ]
@@ -106,9 +107,19 @@ def cg_steps(layout: str, kind: str) -> Loop:
     kind : {"identity", "diagonal", "python"}
         What the preconditioner is.
     """
+    return Loop(loops.cg_steps, _stems(layout, kind), f"{layout}_{kind}")
+
+
+@functools.cache
+def steihaug_steps(layout: str, kind: str) -> Loop:
+    """The loop of trust regions; parameters as for `cg_steps`."""
+    return Loop(loops.steihaug_steps, _stems(layout, kind), f"{layout}_{kind}")
+
+
+def _stems(layout: str, kind: str) -> dict[str, str]:
+    """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
     stems = {"apply_dot": layout, "residual": layout}
-    stems |= {stem: kind for stem in ("update_residual", "update_direction", "restart")}
-    return Loop(loops.cg_steps, stems, f"{layout}_{kind}")
+    return stems | {stem: kind for stem in ("update_residual", "update_direction", "restart")}
 
 
 @functools.cache
