@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from cgopt.gallery._common import nearest_names, whole_number
+from cgopt.arguments import nearest_names, whole_number
 
 __all__ = ["integer", "nearest_names", "number", "unknown"]
 
