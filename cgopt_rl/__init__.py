@@ -20,7 +20,7 @@ _HOME = {
 }
 _ROOMS = ("bandits", "callbacks", "envs")
 
-__all__ = [  # noqa: PLE0604, RUF022
+__all__ = [  # noqa: RUF022
     "NaturalPolicyGradient",
     "Reinforce",
     "ReinforceConfig",

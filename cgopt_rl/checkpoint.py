@@ -77,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # the library raises its own class, and others for other damage
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     if KEY not in metadata:

@@ -1,7 +1,7 @@
 """Running means and variances, exact however the samples are cut into batches.
 
-T. Chan, G. Golub and R. LeVeque, "Algorithms for computing the sample variance", Am. Stat. 37, 1983: the sums of squared
-deviations of two batches combine without cancellation. All of it is in fp64.
+T. Chan, G. Golub and R. LeVeque, "Algorithms for computing the sample variance", Am. Stat. 37, 1983: the sums of
+squared deviations of two batches combine without cancellation. All of it is in fp64.
 """
 
 from __future__ import annotations

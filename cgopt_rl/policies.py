@@ -1,7 +1,7 @@
 """Stochastic policies: a network's outputs read as a distribution over actions.
 
-A policy is a function of one flat vector theta: the network's parameters, and behind them, for a Gaussian, the logarithms
-of its standard deviations, which do not depend on the state (Schulman et al. 2015, appendix D).
+A policy is a function of one flat vector theta: the network's parameters, and behind them, for a Gaussian, the
+logarithms of its standard deviations, which do not depend on the state (Schulman et al. 2015, appendix D).
 
 For a head (`Categorical`, `Gaussian`) Z is (N, outputs), one row for each state, and `extra` what lies behind the
 network in theta. KL(old || new) is in this order everywhere: it is the one of the TRPO constraint.
@@ -18,8 +18,9 @@ from gymnasium import spaces
 
 import cgopt
 from cgopt.nn import DiagonalCurvature, OutputCurvature, SoftmaxCurvature
-from cgopt.operators import JacobianOperator
+from cgopt.operators import Operator
 
+from .fisher import fisher
 from .kernels import rollouts as kernels
 
 Array = npt.NDArray[Any]
@@ -40,6 +41,7 @@ class Categorical:
         ends = np.cumsum(self.alternatives)
         self.slices = [slice(int(end) - k, int(end)) for end, k in zip(ends, self.alternatives, strict=True)]
         self.n_outputs, self.n_extra = int(ends[-1]), 0
+        self.n_columns = self.n_outputs - len(self.alternatives)
 
     def log_prob(self, Z: Array, extra: Array, actions: Array) -> Array:
         """log pi(a | s), (N,), for actions (N, choices)."""
@@ -75,14 +77,32 @@ class Categorical:
             total -= np.sum(np.exp(logs) * logs, axis=1)
         return total
 
-    def fisher(self, Z: Array, extra: Array) -> OutputCurvature:
-        """Mean Fisher matrix in the outputs: ``(diag(p) - p p') / N`` for each choice."""
-        share = Z.dtype.type(1.0 / Z.shape[0])
-        parts = [
-            SoftmaxCurvature(np.exp(log_softmax(Z[:, part])).astype(Z.dtype), np.full((1, 1), share))
-            for part in self.slices
-        ]
+    def fisher(self, Z: Array, extra: Array, weights: Array) -> OutputCurvature:
+        """Fisher matrix in the outputs, ``weights_i (diag(p) - p p')`` in state i for each choice."""
+        share = weights.astype(Z.dtype)[:, None]
+        parts = [SoftmaxCurvature(np.exp(log_softmax(Z[:, part])).astype(Z.dtype), share) for part in self.slices]
         return parts[0] if len(parts) == 1 else _Side(parts, self.slices)
+
+    def fisher_columns(self, Z: Array, extra: Array) -> Array:
+        """Columns m_c, (columns, N, outputs), with ``diag(p) - p p' = sum_c m_c m_c'`` in each state.
+
+        A choice among k is k - 1 choices between one alternative and those behind it. With P the probability of the
+        alternatives from c on, q = p_c / P that of c among them and r the probabilities of those behind c given one of
+        them, the Fisher matrix of each is P q (1 - q) (e_c - r)(e_c - r)', and they add up.
+        """
+        columns = np.zeros((self.n_columns, *Z.shape))
+        c = 0
+        for part in self.slices:
+            p = np.exp(log_softmax(Z[:, part]))
+            for k in range(p.shape[1] - 1):
+                behind = p[:, k + 1 :].sum(axis=1)
+                both = p[:, k] + behind
+                weight = np.sqrt(p[:, k] * (behind / np.where(both > 0.0, both, 1.0)))  # sqrt(P q (1 - q))
+                columns[c, :, part.start + k] = weight
+                share = p[:, k + 1 :] / np.where(behind > 0.0, behind, 1.0)[:, None]
+                columns[c, :, part.start + k + 1 : part.stop] = -weight[:, None] * share
+                c += 1
+        return columns
 
     def extra_fisher(self, extra: Array) -> Array:
         """Diagonal of the Fisher matrix in `extra`."""
@@ -110,7 +130,7 @@ class Gaussian:
     """
 
     def __init__(self, dimensions: int) -> None:
-        self.n_outputs = self.n_extra = int(dimensions)
+        self.n_outputs = self.n_extra = self.n_columns = int(dimensions)
 
     def log_prob(self, Z: Array, extra: Array, actions: Array) -> Array:
         """log pi(a | s), (N,), for actions (N, m) as sampled, not as clipped."""
@@ -139,13 +159,18 @@ class Gaussian:
         total = float(np.sum(np.asarray(extra, np.float64))) + 0.5 * self.n_outputs * (1.0 + LOG_2PI)
         return np.full(Z.shape[0], total)
 
-    def fisher(self, Z: Array, extra: Array) -> OutputCurvature:
-        """Mean Fisher matrix in the means: ``diag(1 / sigma^2) / N``."""
-        precision = np.exp(-2.0 * np.asarray(extra, np.float64)) / Z.shape[0]
-        return DiagonalCurvature(precision.astype(Z.dtype)[None, :], Z.shape)
+    def fisher(self, Z: Array, extra: Array, weights: Array) -> OutputCurvature:
+        """Fisher matrix in the means, ``weights_i diag(1 / sigma^2)`` in state i."""
+        precision = weights[:, None] * np.exp(-2.0 * np.asarray(extra, np.float64))
+        return DiagonalCurvature(precision.astype(Z.dtype), Z.shape)
+
+    def fisher_columns(self, Z: Array, extra: Array) -> Array:
+        """Columns e_c / sigma_c, (m, N, m), whose outer products add up to ``diag(1 / sigma^2)``."""
+        each = np.diag(np.exp(-np.asarray(extra, np.float64)))
+        return np.repeat(each[:, None, :], Z.shape[0], axis=1)
 
     def extra_fisher(self, extra: Array) -> Array:
-        """Diagonal of the Fisher matrix in the log standard deviations: 2 for each."""
+        """Diagonal of the Fisher matrix in the log standard deviations: 2 for each, whatever the state."""
         return np.full(self.n_extra, 2.0)
 
     def mode(self, Z: Array) -> Array:
@@ -173,39 +198,6 @@ class _Side(OutputCurvature):
 
     def factor(self) -> list[Array]:
         raise NotImplementedError("policies need products only")
-
-
-class Fisher(JacobianOperator):
-    """The mean Fisher matrix of a policy at one theta: ``J' M J`` in the network, a diagonal behind it.
-
-    It is the Hessian of the mean KL(old || new) in the new parameters at the old ones (where the term with the second
-    derivatives of the outputs vanishes, because the gradient of the KL does): positive semi-definite, and evaluated
-    nowhere else.
-
-    Parameters
-    ----------
-    linearization : cgopt.nn.MLPLinearization
-    head : Categorical or Gaussian
-    extra : (k,) array
-    """
-
-    def __init__(self, linearization: Any, head: Any, extra: Array) -> None:
-        super().__init__(linearization, head.fisher(linearization.output, extra))
-        self.n_network = self.shape[0]
-        self.behind = head.extra_fisher(extra).astype(self.dtype)
-        n = self.n_network + self.behind.size
-        self.shape = (n, n)
-
-    def _matvec(self, x: Array, out: Array) -> None:
-        n = self.n_network
-        super()._matvec(x[:n], out[:n])
-        np.multiply(self.behind, x[n:], out=out[n:])
-
-    def _matmat(self, X: Array, out: Array) -> None:
-        for j in range(X.shape[1]):
-            column = np.empty(self.shape[0], out.dtype)
-            self._matvec(np.ascontiguousarray(X[:, j]), column)
-            out[:, j] = column
 
 
 class Policy:
@@ -272,10 +264,10 @@ class Policy:
         old, new = self.split(theta_old)[1], self.split(theta)[1]
         return float(np.mean(self.head.kl(self.outputs(theta_old, obs), old, self.outputs(theta, obs), new)))
 
-    def fisher(self, theta: Array, obs: Array) -> Fisher:
-        """The mean Fisher matrix at theta over states, as an operator."""
+    def fisher(self, theta: Array, obs: Array, weights: Array | None = None) -> Operator:
+        """The Fisher matrix at theta as an operator: the mean over states, with weights (N,) that add up to one."""
         network, extra = self.split(theta)
-        return Fisher(self.network.linearize(network, obs), self.head, extra)
+        return fisher(self.network, network, obs, self.head, extra, even(obs) if weights is None else weights)
 
     def for_kernels(self, theta: Array) -> kernels.Network:
         """Theta as compiled rollouts take it."""
@@ -291,6 +283,11 @@ class Policy:
 
     def __repr__(self) -> str:
         return f"Policy({self.network!r}, {self.head!r})"
+
+
+def even(obs: Array) -> Array:
+    """Weights of a plain mean over samples."""
+    return np.full(obs.shape[0], 1.0 / obs.shape[0])
 
 
 def orthogonal_start(network: Any, rng: np.random.Generator, last: float, dtype: Any) -> Array:

@@ -74,7 +74,7 @@ class Reporter:
             with open(path, newline="") as file:
                 kept = list(csv.reader(file))[: self.model._log_rows + 1]
         self.model._log_rows = max(0, len(kept) - 1)
-        self._file = open(path, "w", newline="")  # noqa: SIM115 (closed in __exit__)
+        self._file = open(path, "w", newline="")
         if kept:
             csv.writer(self._file).writerows(kept)
             self._writer = csv.DictWriter(self._file, kept[0], extrasaction="ignore")
@@ -82,11 +82,8 @@ class Reporter:
     def _open_board(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                return
+        except ImportError:  # of torch, or of tensorboard within it
+            return
         self._board = SummaryWriter(str(folder))
 
     def _open_bar(self) -> None:
@@ -95,7 +92,10 @@ class Reporter:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError('a progress bar needs rich: pip install "cgopt[rl]"') from error
         self._bar = Progress(
-            TextColumn(self.model.name), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+            TextColumn(self.model.name),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.description}"),
         )
         self._start = self.model.steps

@@ -50,9 +50,7 @@ class Collector:
         Overwritten by each `collect`.
     """
 
-    def __init__(
-        self, environments: Environments, policy: Policy, n_steps: int, seed: np.random.SeedSequence
-    ) -> None:
+    def __init__(self, environments: Environments, policy: Policy, n_steps: int, seed: np.random.SeedSequence) -> None:
         self.environments, self.policy, self.n_steps = environments, policy, n_steps
         n, d, T = environments.count, environments.n_inputs, n_steps
         choices = len(policy.head.alternatives) if isinstance(policy.head, Categorical) else 0

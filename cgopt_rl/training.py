@@ -1,8 +1,8 @@
 """What every algorithm shares: construction from a config, the one training loop, predict, save, load, resume.
 
-An algorithm is a subclass that writes `_build` (its parts), `_iterate` (one round of experience and learning), `_arrays`
-and `_restore` (what a checkpoint keeps), and `_act` (a policy's action). Everything random comes from streams that are
-saved, so a run that is killed and resumed from its last checkpoint ends bit for bit as one that never was.
+An algorithm is a subclass that writes `_build` (its parts), `_iterate` (one round of experience and learning),
+`_arrays` and `_restore` (what a checkpoint keeps), and `_act` (a policy's action). Everything random comes from streams
+that are saved, so a run that is killed and resumed from its last checkpoint ends bit for bit as one that never was.
 
 Where the state of the environments cannot be saved (Gymnasium's cannot), saving starts new episodes with a seed of its
 own, in the run that goes on as in the run that is resumed.
@@ -74,7 +74,8 @@ def config_from(kind: type[Config], values: dict[str, Any], source: str) -> Conf
     for name in values:
         if name not in names:
             raise ValueError(f"{source}: {unknown('option', name, names)}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return kind(**options)
 
 
 class Algorithm(ABC):
@@ -100,9 +101,9 @@ class Algorithm(ABC):
     """
 
     name: ClassVar[str]
-    Config: ClassVar[type[Config]]
+    Config: ClassVar[Any]
 
-    def __init__(self, env: Any, config: Config | None = None, *, seed: int = 0, **options: Any) -> None:
+    def __init__(self, env: Any, config: Any = None, *, seed: int = 0, **options: Any) -> None:
         self.config: Any = configure(self.Config, config, options)
         self.seed = integer("seed", seed, minimum=0)
         vector = getattr(env, "num_envs", None)
@@ -186,9 +187,7 @@ class Algorithm(ABC):
         self.goal = self.steps + integer("total_steps", total_steps)
         return self._run(callback, log_dir, progress)
 
-    def resume(
-        self, *, callback: Any = None, log_dir: str | Path | None = None, progress: bool = False
-    ) -> Self:
+    def resume(self, *, callback: Any = None, log_dir: str | Path | None = None, progress: bool = False) -> Self:
         """Go on to the goal of the `learn` that the loaded checkpoint was part of; parameters as for `learn`."""
         return self._run(callback, log_dir, progress)
 
@@ -308,7 +307,9 @@ class Algorithm(ABC):
         values = np.asarray(observation)
         ndim = len(space.shape)
         if values.ndim not in (ndim, ndim + 1) or values.shape[values.ndim - ndim :] != tuple(space.shape):
-            raise ValueError(f"observation must have shape {space.shape}, or one more axis in front; got {values.shape}")
+            raise ValueError(
+                f"observation must have shape {space.shape}, or one more axis in front; got {values.shape}"
+            )
         batched = values.ndim == ndim + 1
         rows = values if batched else values[None]
         out = np.empty((rows.shape[0], self.env.n_inputs), np.float32)
@@ -410,6 +411,7 @@ class Algorithm(ABC):
             self.discounted[:] = frame["discounted"]
             self.episode_returns[:], self.episode_lengths[:] = frame["episode_returns"], frame["episode_lengths"]
 
+    @abstractmethod
     def _resume_environments(self, obs: Array) -> None:
         """Take up the observations that restored environments stand at."""
 

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 import cgopt
-from cgopt.operators import Damped
+from cgopt.operators import Damped, Operator
 
 from .checks import integer, number
 from .kernels.adam import adam
 from .on_policy import OnPolicy, OnPolicyConfig
-from .policies import Fisher, Policy
+from .policies import Policy, even
 
 Array = npt.NDArray[Any]
 
@@ -107,10 +107,21 @@ class Problem:
     obs : (N, d) array
     actions : (N, m) array
     advantages : (N,) array
+    weights : (N,) array, optional
+        Of the samples in means, adding up to one; even by default.
     """
 
-    def __init__(self, policy: Policy, theta: Array, obs: Array, actions: Array, advantages: Array) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        theta: Array,
+        obs: Array,
+        actions: Array,
+        advantages: Array,
+        weights: Array | None = None,
+    ) -> None:
         self.policy, self.theta, self.obs, self.actions, self.A = policy, theta, obs, actions, advantages
+        self.weights = even(obs) if weights is None else weights
         network, self.extra = policy.split(theta)
         self.at = policy.network.linearize(network, obs)
         self.Z = self.at.output.copy()
@@ -118,19 +129,19 @@ class Problem:
 
     def gradient(self) -> Array:
         """``g = mean A grad log pi(a|s)``: L's gradient at theta_old, where r = 1."""
-        weights = self.A / self.A.size
-        in_outputs, in_extra = self.policy.head.log_prob_gradient(self.Z, self.extra, self.actions, weights)
+        in_outputs, in_extra = self.policy.head.log_prob_gradient(
+            self.Z, self.extra, self.actions, self.weights * self.A
+        )
         g = np.empty_like(self.theta)
         n = self.policy.network.n
         g[:n] = self.at.vjp(in_outputs)
         g[n:] = in_extra
         return g
 
-    def fisher(self, stride: int = 1) -> Fisher:
+    def fisher(self, stride: int = 1) -> Operator:
         """F over every `stride`-th sample."""
-        if stride == 1:
-            return Fisher(self.at, self.policy.head, self.extra)
-        return self.policy.fisher(self.theta, self.obs[::stride])
+        weights = self.weights[::stride]
+        return self.policy.fisher(self.theta, self.obs[::stride], weights / weights.sum())
 
     def evaluate(self, theta: Array) -> tuple[float, float]:
         """``L(theta) - L(theta_old)`` and the mean KL(old || new), both over the whole batch."""
@@ -139,8 +150,8 @@ class Problem:
         head = self.policy.head
         with np.errstate(over="ignore", invalid="ignore"):  # a step too long may overflow; it is then refused
             log_ratio = head.log_prob(Z, extra, self.actions) - self.log_prob
-            rise = float(np.mean(self.A * np.expm1(log_ratio)))  # mean (r - 1) A
-            return rise, float(np.mean(head.kl(self.Z, self.extra, Z, extra)))
+            rise = float(self.weights @ (self.A * np.expm1(log_ratio)))  # mean (r - 1) A
+            return rise, float(self.weights @ head.kl(self.Z, self.extra, Z, extra))
 
 
 def trust_region_step(problem: Problem, config: Any, *, search: bool = True) -> Step:
@@ -153,9 +164,7 @@ def trust_region_step(problem: Problem, config: Any, *, search: bool = True) -> 
         return Step(theta, StepStatus.NO_GRADIENT)
     F = Damped(problem.fisher(config.fisher_stride), config.cg_damping)
     # CG from zero on F s = g, as the minimiser of 1/2 s'F s - g's; without a boundary, because the length comes next.
-    solution = cgopt.trust_region_cg(
-        F, -g, np.inf, rtol=config.cg_tolerance, maxiter=config.cg_max_steps, check=False
-    )
+    solution = cgopt.trust_region_cg(F, -g, np.inf, rtol=config.cg_tolerance, maxiter=config.cg_max_steps, check=False)
     s = np.asarray(solution.x, np.float64)
     sFs = 2.0 * solution.model_decrease  # CG's iterates have s'(F s - g) = 0, so the decrease is half of s'F s
     if not np.isfinite(sFs) or not np.isfinite(s).all():

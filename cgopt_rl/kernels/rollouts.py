@@ -1,8 +1,8 @@
 """Rollouts in compiled code: normalise, forward pass, sample, step, for one environment after the other.
 
 `rollout` is bound to each compiled environment, so that a whole batch of experience needs no Python; `act` is the same
-for environments that live in Python. Networks are those of `cgopt.nn`: per layer one row-major block [W; b]. They run in
-float32 here, one observation at a time, with a tanh of our own; a batch's probabilities are computed again by
+for environments that live in Python. Networks are those of `cgopt.nn`: per layer one row-major block [W; b]. They run
+in float32 here, one observation at a time, with a tanh of our own; a batch's probabilities are computed again by
 `cgopt.nn` when the batch is learnt from.
 
 Every product is written as sums of rows of W, in one order, and nothing is reassociated: the same input gives the same
