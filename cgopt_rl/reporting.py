@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import math
 import time
 from pathlib import Path
@@ -80,10 +81,11 @@ class Reporter:
             self._writer = csv.DictWriter(self._file, kept[0], extrasaction="ignore")
 
     def _open_board(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # of torch, or of tensorboard within it
+        # Looked for before it is imported: torch, which has the writer, takes seconds to import.
+        if importlib.util.find_spec("tensorboard") is None or importlib.util.find_spec("torch") is None:
             return
+        from torch.utils.tensorboard import SummaryWriter
+
         self._board = SummaryWriter(str(folder))
 
     def _open_bar(self) -> None:

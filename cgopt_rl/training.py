@@ -200,6 +200,8 @@ class Algorithm(ABC):
             folder.mkdir(parents=True, exist_ok=True)
         every = integer("checkpoint_every", self.config.checkpoint_every)
         with _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
+            if folder is not None and not self.steps:
+                self._pause(folder)  # a run may be killed before its first checkpoint is due
             stop = False
             while self.steps < self.goal and not stop:
                 if self._fresh:
