@@ -1,6 +1,6 @@
 """What on-policy algorithms share: a round is a batch of experience, one policy step, and a fit of the value network.
 
-The policy step comes before the fit, and advantages are of the values before it.
+Advantages are of the values before the fit.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -98,21 +99,25 @@ class OnPolicy(Algorithm):
         targets = A + V
         if c.normalize_advantage:
             A = standardized(A)
-        metrics |= self._policy_step(obs, actions, A)
-        begin_fit = clock()
+        # The policy's step and the value network's fit know nothing of each other: they run side by side.
+        with ThreadPoolExecutor(max_workers=1) as side:
+            fit = side.submit(self._fit_value, obs, targets)
+            metrics |= self._policy_step(obs, actions, A)
+            fit.result()
+        if self.observations is not None:
+            self.observations.update(batch.raw.reshape(valid.size, -1)[valid])
+        return metrics | {
+            "explained_variance": explained_variance(V, targets),
+            "rollout_seconds": rollout,
+            "update_seconds": clock() - begin - rollout,
+        }
+
+    def _fit_value(self, obs: Array, targets: Array) -> None:
+        c = self.config
         if c.value_fit == "adam":
             self.value.fit_adam(obs, targets, c.n_critic_updates, c.batch_size, c.learning_rate)
         else:
             self.value.fit_gauss_newton(obs, targets, c.n_critic_updates, 10)
-        if self.observations is not None:
-            self.observations.update(batch.raw.reshape(valid.size, -1)[valid])
-        end = clock()
-        return metrics | {
-            "explained_variance": explained_variance(V, targets),
-            "rollout_seconds": rollout,
-            "policy_seconds": begin_fit - begin - rollout,
-            "value_seconds": end - begin_fit,
-        }
 
     @abstractmethod
     def _policy_step(self, obs: Array, actions: Array, advantages: Array) -> dict[str, float]:

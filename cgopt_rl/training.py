@@ -199,7 +199,7 @@ class Algorithm(ABC):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         every = integer("checkpoint_every", self.config.checkpoint_every)
-        with _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
+        with _one_blas_thread(), _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
             if folder is not None and not self.steps:
                 self._pause(folder)  # a run may be killed before its first checkpoint is due
             stop = False
@@ -429,6 +429,15 @@ def _callbacks(callback: Any) -> list[Callable[[Any, dict[str, float]], Any]]:
         if not callable(one):
             raise TypeError(f"callback must be callable as callback(model, metrics), got {one!r}")
     return found
+
+
+def _one_blas_thread() -> Any:
+    """While it is entered, matrix products run on one thread: they are small, and their bits stay the same anywhere."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('training needs threadpoolctl: pip install "cgopt[rl]"') from error
+    return threadpool_limits(1, user_api="blas")
 
 
 class _Interrupt:

@@ -24,7 +24,7 @@ import cgopt
 from cgopt.operators import Damped, Operator
 
 from .checks import integer, number
-from .kernels.adam import adam
+from .kernels.fit import adam
 from .on_policy import OnPolicy, OnPolicyConfig
 from .policies import Policy, even
 

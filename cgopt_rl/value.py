@@ -10,7 +10,8 @@ import numpy.typing as npt
 import cgopt
 from cgopt.operators import Damped, GaussNewton
 
-from .kernels.adam import adam
+from .kernels import fit as kernels
+from .kernels.rollouts import ACTIVATIONS
 from .policies import orthogonal_start
 
 Array = npt.NDArray[Any]
@@ -31,36 +32,32 @@ class ValueFunction:
 
     def __init__(self, n_inputs: int, hidden: Any, activation: str, rng: np.random.Generator) -> None:
         self.network = cgopt.nn.MLP([n_inputs, *hidden, 1], activation=activation)
-        self.rng = rng
+        self.activation, self.rng = activation, rng
         self.theta = orthogonal_start(self.network, rng, 1.0, np.float32)
         self.m, self.v, self.t = np.zeros_like(self.theta), np.zeros_like(self.theta), 0
         self.damping = 1.0
-        self._at: dict[int, Any] = {}  # a linearisation, with its buffers, for each size of minibatch
 
     def __call__(self, obs: Array) -> Array:
         """Values (N,) of observations (N, d)."""
         return self.network.forward(self.theta, obs)[:, 0]
 
-    def _linearize(self, obs: Array) -> Any:
-        size = obs.shape[0]
-        if size not in self._at:
-            self._at[size] = self.network.linearize(self.theta, obs)
-        return self._at[size].update(self.theta, obs)
-
     def fit_adam(self, obs: Array, targets: Array, epochs: int, batch_size: int, learning_rate: float) -> None:
         """Adam on the mean squared error, in shuffled minibatches (Kingma and Ba 2015)."""
-        targets = targets.astype(np.float32)
-        gradient = np.empty_like(self.theta)
-        for _ in range(epochs):
-            order = self.rng.permutation(obs.shape[0])
-            for start in range(0, obs.shape[0], batch_size):
-                rows = order[start : start + batch_size]
-                at = self._linearize(obs[rows])
-                residual = at.output - targets[rows, None]
-                residual *= np.float32(2.0 / rows.size)  # gradient of the mean of (V - target)^2
-                at.vjp(residual, out=gradient)
-                self.t += 1
-                adam(self.theta, self.m, self.v, gradient, learning_rate, 0.9, 0.999, 1e-8, self.t)
+        orders = np.stack([self.rng.permutation(obs.shape[0]) for _ in range(epochs)])
+        sizes = np.array(self.network.sizes, np.int64)
+        self.t = kernels.fit_adam(
+            self.theta,
+            self.m,
+            self.v,
+            self.t,
+            sizes,
+            ACTIVATIONS[self.activation],
+            obs,
+            targets.astype(np.float32),
+            orders,
+            min(batch_size, obs.shape[0]),
+            learning_rate,
+        )
 
     def fit_gauss_newton(self, obs: Array, targets: Array, steps: int, iterations: int) -> None:
         """Damped Gauss-Newton steps on half the mean squared error, all samples at once.
@@ -70,7 +67,7 @@ class ValueFunction:
         the loss is not taken.
         """
         targets = targets.astype(np.float32)[:, None]
-        at = self._linearize(obs)
+        at = self.network.linearize(self.theta, obs)
         loss = LOSS.value(at.output, targets)
         for _ in range(steps):
             gradient = at.vjp(LOSS.gradient(at.output, targets))
@@ -87,7 +84,7 @@ class ValueFunction:
                 self.damping *= 1.5
             if lower < loss:
                 self.theta, loss = trial, lower
-                at = self._linearize(obs)
+                at.update(trial)
 
     def arrays(self) -> dict[str, Array]:
         """What a checkpoint keeps."""
