@@ -219,9 +219,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def algorithms() -> dict[str, Any]:
     """The algorithms by name."""
-    from .trpo import ALGORITHMS
+    from .trpo import TRPO, NaturalPolicyGradient, Reinforce
+    from .vine import VineTRPO
 
-    return ALGORITHMS
+    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce)}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------

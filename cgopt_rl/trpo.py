@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -279,6 +278,3 @@ def spread_of(problem: Problem) -> dict[str, float]:
     if problem.extra.size:
         values["std"] = float(np.mean(np.exp(problem.extra)))
     return values
-
-
-ALGORITHMS: dict[str, Callable[..., Any]] = {kind.name: kind for kind in (TRPO, NaturalPolicyGradient, Reinforce)}
