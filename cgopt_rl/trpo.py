@@ -212,7 +212,7 @@ class TRPO(OnPolicy):
 
 
 class NaturalPolicyGradient(TRPO):
-    """The natural policy gradient (Kakade 2002): TRPO's step without its line search."""
+    """The natural policy gradient (Kakade 2001): TRPO's step without its line search."""
 
     name = "npg"
     search = False
