@@ -124,7 +124,7 @@ def test_branches_see_common_random_numbers():
 
 
 def test_returns_of_branches_in_closed_form():
-    """A mountain car that never arrives, at -1 a step: from each restored root to the time limit or the branch's end."""
+    """A mountain car that never arrives, at -1 a step: from each root to the time limit or the end of the branch."""
     model = VineTRPO("cgopt/MountainCar-v0", seed=0, gamma=0.9, **{**SMALL, "n_steps": 128, "rollout_length": 90})
     model.theta[:] = 0.0
     model.theta[model.policy.network.n - 3 :] = [-50.0, 50.0, -50.0]  # action 1, always
