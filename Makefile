@@ -29,8 +29,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
 	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
 
-demo: $(call extra,demo) ## solve a system, print what happened, draw the convergence
+demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
 	@$(bin)/cgopt demo $(ARGS)
+	@echo
+	@$(bin)/cgopt-rl demo
 
 test: $(call extra,test) ## the tests and the examples in the docstrings
 	@$(bin)/python -m pytest -q --doctest-modules cgopt cgopt_rl tests $(ARGS)

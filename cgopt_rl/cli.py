@@ -1,7 +1,7 @@
 """The command line ``cgopt-rl``: each command is a dataclass, whose fields are its options.
 
-The exit status is 0 when the command did what was asked, 2 when the request or a file is at fault, and 130 after
-Ctrl-C.
+The exit status is 0 when the command did what was asked, 1 when the demo's policy did not reach its goal, 2 when the
+request or a file is at fault, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from .checks import unknown
 
-DONE, REFUSED, INTERRUPTED = 0, 2, 130
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 class Refused(Exception):
@@ -330,6 +330,24 @@ class List:
         return DONE
 
 
+@dataclass(frozen=True)
+class Demo:
+    """Train TRPO on the compiled cart and pole to 500, and draw the learning curve."""
+
+    output: Path = Path("cgopt-demo-cartpole.png")
+    """Where the picture goes."""
+    plot: bool = True
+    """Draw it (needs matplotlib)."""
+    seed: int = 0
+    """The same seed gives the same run."""
+
+    def run(self) -> int:
+        """Train, print, draw."""
+        from . import demo
+
+        return DONE if demo.run(self.output if self.plot else None, seed=self.seed) else FAILED
+
+
 def load(path: Path) -> Any:
     """The model in a run's folder or a checkpoint, whichever algorithm it is of."""
     from . import checkpoint
@@ -349,4 +367,5 @@ COMMANDS: dict[str, type] = {
     "plot": Plot,
     "bandits": Bandits,
     "list": List,
+    "demo": Demo,
 }

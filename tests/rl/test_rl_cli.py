@@ -95,6 +95,14 @@ def test_bandits_list_and_help(command, tmp_path):
     assert "--cg-damping" in out
 
 
+def test_demo_reaches_500(command, tmp_path):
+    pytest.importorskip("matplotlib")
+    status, out, _ = command("demo")
+    assert status == 0
+    assert "the lowest of 20 episodes" in out
+    assert (tmp_path / "cgopt-demo-cartpole.png").stat().st_size > 0
+
+
 def test_every_preset_is_valid():
     from cgopt_rl.presets import preset, presets
 
