@@ -43,11 +43,10 @@ def run(output: Path | None, *, seed: int = 0, steps: int = 100_000) -> bool:
     seconds = time.perf_counter() - clock
     found = evaluate(model, "CartPole-v1", episodes=20, seed=1)
     rate = model.steps / seconds
+    lowest = f"the lowest of 20 episodes {found.returns.min():g}"
     print(f"  {'training':<12} {seconds:.2f} s for {model.steps:,} steps, {rate:,.0f} a second, evaluations included")
     print(f"  {'':<12} {prepared:.2f} s before that, to load the loops or compile them once")
-    print(
-        f"  {'return':<12} {found.mean:.1f} in Gymnasium's CartPole-v1, the lowest of 20 episodes {found.returns.min():g}"
-    )
+    print(f"  {'return':<12} {found.mean:.1f} in Gymnasium's CartPole-v1, {lowest}")
     if output is not None:
         _draw(curve, [(steps, e.mean) for steps, e in check.history], output)
         print(f"The learning curve is in {output}.")
