@@ -64,13 +64,13 @@ def require_hermitian(A: Operator, name: str) -> tuple[float, int]:
     Raises
     ------
     ValueError
-        If the asymmetry is above the square root of the unit roundoff.
+        If the asymmetry is above the square root of the unit roundoff, and ten times the operator's own error.
     """
     relative, norm, exponent = asymmetry(A)
     if np.isnan(relative):
         raise ValueError(f"{name} returned NaN or infinity for a finite vector; its products must be finite")
     computed_in = getattr(A, "working_dtype", A.dtype)  # some preconditioners work in fp32 for fp64 vectors
-    if relative > np.sqrt(np.finfo(computed_in).eps):
+    if relative > max(np.sqrt(np.finfo(computed_in).eps), 10.0 * A.product_error):
         kind, adjoint = ("Hermitian", "conj().T") if A.dtype.kind == "c" else ("symmetric", "T")
         raise ValueError(
             f"{name} is not {kind}: for two random vectors u'({name} v) and v'({name} u) differ by {relative:.1e} of "
