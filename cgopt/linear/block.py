@@ -125,7 +125,7 @@ def block_cg(
         Preconditioner, as for `cgopt.cg`.
     check : bool
         Test with two products that A (and M) is symmetric.
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "dia", "half_dia", "dense"}, optional
         Force the storage layout of a sparse A.
 
     Returns

@@ -44,7 +44,7 @@ class CGSolver:
         Of the products of a callable.
     check : bool
         Whether to test that A (and M) are Hermitian, with two products. On by default.
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "dia", "half_dia", "dense"}, optional
         Force the storage layout of a sparse A.
 
     Attributes
@@ -285,7 +285,7 @@ def cg(
         `IterationState` instead. Returning or raising StopIteration ends the solve.
     check : bool
         Test with two products that A is Hermitian. Switch it off where products are dear.
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "dia", "half_dia", "dense"}, optional
         Force the storage layout of a sparse A; by default the cheapest is chosen.
     progress : callable, optional
         Called with an `IterationState` a few times a second.

@@ -1,8 +1,9 @@
 """Which storage layout suits a matrix.
 
 The choice is by bytes read in one product and by what a row loop can run at: diagonals where few of them hold
-nearly everything (no indices, vector loads), rows sorted by length where lengths vary (the inner loop's end is
-predicted), plain compressed rows otherwise. All are lossless. `docs/performance.md` has the measurements.
+nearly everything (no indices, vector loads; of a real symmetric matrix the upper ones alone), rows sorted by length
+where lengths vary (the inner loop's end is predicted), plain compressed rows otherwise. Values of a large matrix that
+single precision holds exactly are kept in it. All are lossless. `docs/performance.md` has the measurements.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import scipy.sparse as sp
 
 from ..arrays import Array
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, DenseLower, Layout, SortedCSR
+from ..kernels.layouts import CSR, DIA, Dense, DenseLower, HalfDIA, Layout, SortedCSR
 
-FORMATS = ("csr", "sorted", "dia", "dense")
+FORMATS = ("csr", "sorted", "dia", "half_dia", "dense")
 MOST_DIAGONALS = 64
 WORTH_SEARCHING = 1_000  # stored entries below which the choice could not pay for itself
+WORTH_NARROWING = (
+    100_000  # values that fill the second-level cache: beyond, a product takes half the time with narrow ones
+)
 WORTH_SORTING = 20_000  # stored entries; below, branch predictors learn the rows' lengths by heart
 WORTH_HALVING = 48  # rows of a dense matrix from which reading half of it pays (n = 100: 1.1 times, 2000: 2.7)
 LONG_ROWS = 48  # mean row length from which the end of a row no longer matters
@@ -54,8 +58,50 @@ def to_dia(A: CSR, offsets: Array) -> DIA:
     return out
 
 
+def to_half_dia(A: DIA) -> HalfDIA | None:
+    """The upper diagonals of a matrix, if it is real and exactly symmetric and has a main diagonal."""
+    offsets, data = A
+    count, n = offsets.size // 2, data.shape[1]
+    if data.dtype.kind != "f" or not np.array_equal(offsets, -offsets[::-1]) or offsets.size != 2 * count + 1:
+        return None
+    for k, offset in enumerate(offsets[count:]):
+        if not np.array_equal(data[count + k, : n - offset], data[count - k, offset:]):
+            return None
+    return HalfDIA(offsets[count:].copy(), data[count:].copy())
+
+
+def all_diagonals(A: HalfDIA) -> DIA:
+    """The diagonals above the main one and their mirror images below it."""
+    count, n = A.offsets.size - 1, A.data.shape[1]
+    out = DIA(np.concatenate((-A.offsets[:0:-1], A.offsets)), np.zeros((2 * count + 1, n), A.data.dtype))
+    out.data[count:] = A.data
+    for k, offset in enumerate(A.offsets[1:], 1):
+        out.data[count - k, offset:] = A.data[k, : n - offset]
+    return out
+
+
+def narrowed(A: Any) -> Any:
+    """The same with its values in single precision, where that is exact and the matrix large; else A itself."""
+    if A.data.dtype != np.float64 or A.data.size < WORTH_NARROWING:
+        return A
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = A.data.astype(np.float32)
+    return A._replace(data=narrow) if np.array_equal(narrow, A.data) else A
+
+
+def count_entries(A: Any) -> tuple[int, int]:
+    """How many entries of a sparse matrix are not zero, and how many are positive."""
+    nonzero, positive = np.count_nonzero(A.data), np.count_nonzero(A.data > 0.0)
+    if isinstance(A, HalfDIA):
+        main = A.data[0]
+        return 2 * nonzero - np.count_nonzero(main), 2 * positive - np.count_nonzero(main > 0.0)
+    return nonzero, positive
+
+
 def to_csr(A: Layout) -> CSR:
     """Any layout as compressed rows; a new matrix unless it is one already."""
+    if isinstance(A, HalfDIA):
+        return to_csr(all_diagonals(A))
     if isinstance(A, CSR):
         return A
     if isinstance(A, Dense | DenseLower):
@@ -71,13 +117,13 @@ def to_csr(A: Layout) -> CSR:
     return out
 
 
-def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA, str]:
-    """Pick a layout for a sparse matrix.
+def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA | HalfDIA, str]:
+    """Pick a layout for a sparse matrix, and the type of its values.
 
     Parameters
     ----------
     A : CSR
-    wanted : {"csr", "sorted", "dia", "dense"}, optional
+    wanted : {"csr", "sorted", "dia", "half_dia", "dense"}, optional
         Force one.
 
     Returns
@@ -89,8 +135,16 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     Raises
     ------
     ValueError
-        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many.
+        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many or is not symmetric.
     """
+    layout, why = _choose_pattern(A, wanted)
+    if isinstance(layout, Dense):
+        return layout, why
+    narrow = narrowed(layout)
+    return narrow, why if narrow is layout else f"{why}; values exact in fp32"
+
+
+def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR | DIA | HalfDIA, str]:
     if wanted is not None and wanted not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)} or None, got {wanted!r}")
     n, entries = A.indptr.size - 1, A.data.size
@@ -105,13 +159,26 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
         return A, "small"
     offsets = np.empty(MOST_DIAGONALS, np.int64)
     same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
-    if wanted == "dia" and diagonals < 0:
-        raise ValueError(f"format='dia' needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open")
+    if wanted is not None and diagonals < 0:
+        raise ValueError(
+            f"format={wanted!r} needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open"
+        )
     if wanted == "dia":
         return to_dia(A, offsets[:diagonals]), "asked for"
+    if wanted == "half_dia":
+        half = to_half_dia(to_dia(A, offsets[:diagonals]))
+        if half is None:
+            raise ValueError(
+                "format='half_dia' needs a real, exactly symmetric matrix; use (A + A.T) / 2, or format='dia'"
+            )
+        return half, "asked for"
     value, index = A.data.itemsize, A.indices.itemsize
     if 0 < diagonals and value * diagonals * n <= (value + index) * entries:
-        return to_dia(A, offsets[:diagonals]), f"{diagonals} diagonals hold it in fewer bytes than rows"
+        full = to_dia(A, offsets[:diagonals])
+        half = to_half_dia(full)
+        if half is not None:
+            return half, f"symmetric: {half.offsets.size} of {diagonals} diagonals hold it"
+        return full, f"{diagonals} diagonals hold it in fewer bytes than rows"
     if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
         return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"
     return (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import cgopt
 from cgopt.kernels import cpu, loops, reference
 from cgopt.kernels.cpu import interpreted, many, products, updates
-from cgopt.kernels.layouts import CSR, DIA, WINDOW, Dense, DenseLower, SortedCSR, Work
+from cgopt.kernels.layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfDIA, SortedCSR, Work
 from cgopt.operators import MatrixOperator, formats
 from cgopt.testing import sparse_spd
 
@@ -26,9 +26,8 @@ F32, F64, C64, C128 = (np.dtype(c) for c in "fdFD")
 U64 = 2.0**-53
 
 # layout, type of the matrix, type of the vectors, form
-COVER = [
-    (layout, F64, F64, form) for layout in ("dense", "lower", "csr", "sorted", "dia") for form in (SERIAL, THREADED)
-]
+LAYOUTS = ("dense", "lower", "csr", "sorted", "dia", "half_dia")
+COVER = [(layout, F64, F64, form) for layout in LAYOUTS for form in (SERIAL, THREADED)]
 COVER += [
     ("dense", F32, F32, THREADED),
     ("lower", F32, F32, THREADED),
@@ -39,6 +38,7 @@ COVER += [
     ("csr", C128, C128, THREADED),
     ("sorted", C64, C64, SERIAL),
     ("csr", F32, F64, SERIAL),  # a matrix in single precision, a right-hand side in double
+    ("half_dia", F32, F64, THREADED),
 ]
 ACT = np.array([2, 0])  # the systems that go on: the second has ended
 
@@ -50,6 +50,7 @@ COVER_MANY = [
     ("sorted", F64, F64, SERIAL),
     ("sorted", F64, F64, THREADED),
     ("dia", F64, F64, SERIAL),
+    ("half_dia", F64, F64, SERIAL),
     pytest.param(("dia", F64, F64, THREADED), marks=pytest.mark.long),  # ten seconds of compilation
 ]
 
@@ -83,6 +84,13 @@ def matrix(layout, dtype, n=N):
             row[rows] = random(rng, rows.size, dtype)
             dense[rows, rows + offset] = row[rows]
         return DIA(offsets, data), dense
+    if layout == "half_dia":
+        offsets = np.array([0, 1, 65, 70, 199], dtype=np.int64)
+        data = np.zeros((offsets.size, n), dtype)
+        for row, offset in zip(data, offsets, strict=True):
+            row[: n - offset] = random(rng, n - offset, dtype)
+        upper = sum(np.diag(row[: n - offset], offset) for row, offset in zip(data[1:], offsets[1:], strict=True))
+        return HalfDIA(offsets, data), upper + upper.T + np.diag(data[0])
     dense = np.zeros((n, n), dtype)
     for i in range(n):
         columns = rng.choice(n, size=n if i == 17 else rng.integers(0, 10), replace=False)
@@ -228,7 +236,27 @@ def test_product_with_any_set_of_diagonals(offsets, n, form):
     assert abs(pq - p @ q) <= 2 * n * U64 * (np.abs(p) @ np.abs(q))
 
 
-@pytest.mark.parametrize("layout", ["dense", "lower", "csr", "sorted", "dia"])
+@given(st.sets(st.integers(1, 80), max_size=5), st.integers(65, 200), st.sampled_from([SERIAL, THREADED]))
+def test_product_with_any_set_of_symmetric_diagonals(offsets, n, form):
+    # (two and three beside the main diagonal have loops of their own, and the first and last rows theirs)
+    offsets = np.array([0, *sorted(o for o in offsets if o < n)], dtype=np.int64)
+    rng = np.random.default_rng(n)
+    upper = sum(np.diag(rng.standard_normal(n - o), o) for o in offsets)
+    dense = upper + upper.T
+    both = np.concatenate((-offsets[:0:-1], offsets))
+    full = formats.to_dia(formats.csr_arrays(sp.csr_array(dense)), both)
+    A = formats.to_half_dia(full)
+    np.testing.assert_array_equal(A.offsets, offsets)
+    np.testing.assert_array_equal(formats.all_diagonals(A).data, full.data)
+    np.testing.assert_array_equal(reference.product(A, np.eye(n)), dense)
+    p, q = rng.standard_normal(n), np.full(n, np.nan)
+    work = Work(np.array([0, 64, n]), np.zeros((2, 8)), np.zeros((2, 0)))
+    pq = products.apply_dot_half_dia[form](A, p, q, work)
+    assert (np.abs(q - dense @ p) <= 2 * (both.size + 2) * U64 * term_sizes(dense, p)).all()
+    assert abs(pq - p @ q) <= 2 * n * U64 * (np.abs(p) @ np.abs(q))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_threads_change_no_bit(layout):
     # With the same chunks, whether they run on threads or one after the other: what lets a forked child, or a
     # solve beside another, run serial.
@@ -249,14 +277,12 @@ def test_threads_change_no_bit(layout):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_infinity_come_through(form, value):
     # compiled with `nnan` they would be optimised away
-    for layout in ("dense", "lower", "csr", "sorted", "dia"):
+    for layout in LAYOUTS:
         A, _ = matrix(layout, F64)
         p = np.ones(N)
         p[64] = value
         assert not np.isfinite(kernel(products, "apply_dot", layout, form)(A, p, np.empty(N), chunks()))
-        assert not np.isfinite(
-            kernel(products, "residual", layout, form)(A, np.ones(N), 1.0, p, np.empty(N), chunks())
-        )
+        assert not np.isfinite(kernel(products, "residual", layout, form)(A, np.ones(N), 1.0, p, np.empty(N), chunks()))
     v = np.ones(N)
     v[3] = value
     assert not np.isfinite(updates.dot[form](v, np.ones(N), chunks()))
@@ -599,9 +625,7 @@ def reference_loop(text):
 
 
 SPECTRUM = np.linspace(1.0, 4.0, 100)  # condition 4
-GROWTH = 2.0 * (
-    1.0 + 4.0
-)  # a step carries an error over at most (1 + alpha |A|) times, and through alpha and beta
+GROWTH = 2.0 * (1.0 + 4.0)  # a step carries an error over at most (1 + alpha |A|) times, and through alpha and beta
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def cg_steps(layout: str, kind: str) -> Loop:
 
     Parameters
     ----------
-    layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
+    layout : {"dense", "lower", "csr", "sorted", "dia", "half_dia", "python"}
     kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is.
     """

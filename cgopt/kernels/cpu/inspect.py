@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layouts import CSR, DIA, WINDOW, Dense, DenseLower, Layout
+from ..layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfDIA, Layout
 from .compile import CONTRACT, compiled
 
 U = np.uint64
@@ -197,7 +197,7 @@ def diagonal(A: Layout, n: int) -> Any:
     """The diagonal of a layout as a new (n,) array."""
     if isinstance(A, Dense | DenseLower):
         return A.values.diagonal().copy()
-    if isinstance(A, DIA):
+    if isinstance(A, DIA | HalfDIA):
         main = np.flatnonzero(A.offsets == 0)
         return A.data[main[0]].copy() if main.size else np.zeros(n, A.data.dtype)
     out = np.zeros(n, A.data.dtype)
