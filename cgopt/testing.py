@@ -47,6 +47,7 @@ from .arguments import FLOAT_DTYPES, Seed, float_dtype, generator, one_of, real_
 from .arrays import Array, from_foreign, is_foreign, supported_dtype
 from .gallery import prescribed_spectrum
 from .operators import Operator, as_operator
+from .operators.spectrum import lanczos
 
 try:
     from hypothesis import strategies as st
@@ -601,6 +602,7 @@ def check_operator(
     rtol: float | None = None,
     samples: int = 3,
     steps: int = 30,
+    reference: Any = None,
     rng: Seed = 0,
 ) -> OperatorReport:
     """Whether A is fit for conjugate gradients: linear, Hermitian, positive definite, true to its contract.
@@ -620,12 +622,16 @@ def check_operator(
         Whether to ask for positive definiteness. A Hessian may be indefinite: pass False.
     rtol : float, optional
         Relative error that passes; by default the square root of the machine epsilon of the type, which is
-        what `cgopt.cg` asks of symmetry. Products by finite differences need more.
+        what `cgopt.cg` asks of symmetry, and more for an operator that says so (`Operator.product_error`).
     samples : int, at least 2
         Random vectors.
     steps : int
         Lanczos steps of the definiteness probe, at most n are made. With n of them it misses nothing that
         a random vector sees; with fewer it may.
+    reference : matrix or operator, optional
+        What A should be: the same by finite differences, say (`cgopt.operators.FiniteDifferenceHessian`), or a slow
+        product that is trusted. A constant factor between the two is named: -1, or the number of samples where one
+        is of the mean loss and the other of the sum. Finite differences have a larger error than the default `rtol`.
     rng : None, int or numpy.random.Generator
         Where the vectors come from.
 
@@ -634,8 +640,8 @@ def check_operator(
     OperatorReport
         With the checks ``shape``, ``dtype``, ``finite``, ``input`` (x is not changed), ``determinism``,
         ``linearity``, ``symmetry``, ``definiteness``, ``matmat``, ``rmatvec``, ``diagonal`` and ``out``, the
-        last four as far as A offers them. Its ``ok`` says whether all passed, and `raise_for_failure` makes
-        it an assertion.
+        last four as far as A offers them, and ``reference`` where there is one. Its ``ok`` says whether all
+        passed, and `raise_for_failure` makes it an assertion.
 
     Raises
     ------
@@ -666,12 +672,13 @@ def check_operator(
     if whole_number("samples", samples) < 2:
         raise ValueError(f"samples must be at least 2, to tell symmetry by, got {samples}")
     subject = _Subject(A, n, dtype)
-    limit = float(np.sqrt(np.finfo(subject.dtype).eps)) if rtol is None else real_number("rtol", rtol, above=0.0)
+    asked = max(float(np.sqrt(np.finfo(subject.dtype).eps)), 10.0 * float(getattr(A, "product_error", 0.0)))
+    limit = asked if rtol is None else real_number("rtol", rtol, above=0.0)
     rng = generator(rng)
     X = [_normal(rng, (subject.n,), subject.dtype) for _ in range(samples)]
     steps = min(whole_number("steps", steps), subject.n) if definite else 0
     with np.errstate(all="ignore"):
-        return OperatorReport(str(subject), _run(_Probe(subject, limit, X, steps)))
+        return OperatorReport(str(subject), _run(_Probe(subject, limit, X, steps, reference)))
 
 
 class _Subject:
@@ -737,8 +744,9 @@ def _ratio(gap: Any, size: Any) -> float:
 class _Probe:
     """The operator, some vectors, and their products once it is known that there are any."""
 
-    def __init__(self, A: _Subject, limit: float, X: list[Array], steps: int) -> None:
+    def __init__(self, A: _Subject, limit: float, X: list[Array], steps: int, reference: Any) -> None:
         self.A, self.limit, self.X, self.steps = A, limit, X, steps
+        self.reference = None if reference is None else as_operator(reference, n=A.n, dtype=A.dtype, name="reference")
         self.AX: list[Array] = []
         self.eps = float(np.finfo(A.dtype).eps)
 
@@ -871,21 +879,13 @@ def _check_definiteness(probe: _Probe) -> _Finding | None:
 
 def _flattest_direction(probe: _Probe) -> tuple[Array, float, int]:
     """Ritz vector of the smallest Ritz value, the size of the largest, the dimension of the Krylov space."""
-    q = _wide(probe.X[0])
-    Q, diagonal, off = [q / np.linalg.norm(q)], [], []
-    while True:
-        w = _wide(probe.A.product(Q[-1].astype(probe.A.dtype)))
-        diagonal.append(float(np.vdot(Q[-1], w).real))
-        for _ in range(2):  # twice is enough
-            for q in Q:
-                w = w - np.vdot(q, w) * q
-        beta = float(np.linalg.norm(w))
-        if len(Q) == probe.steps or beta <= 10.0 * probe.eps * max(map(abs, diagonal)):
-            break
-        off.append(beta)
-        Q.append(w / beta)
+
+    def product(q: Array) -> Array:
+        return _wide(probe.A.product(q.astype(probe.A.dtype)))
+
+    diagonal, off, Q = lanczos(product, _wide(probe.X[0]), probe.steps, probe.eps)
     values, vectors = eigh_tridiagonal(diagonal, off)
-    return (vectors[:, 0] @ np.array(Q)).astype(probe.A.dtype), float(np.max(np.abs(values))), len(Q)
+    return (vectors[:, 0] @ Q).astype(probe.A.dtype), float(np.max(np.abs(values))), len(Q)
 
 
 def _check_matmat(probe: _Probe) -> _Finding | None:
@@ -967,6 +967,27 @@ def _check_out(probe: _Probe) -> _Finding | None:
     )
 
 
+def _check_reference(probe: _Probe) -> _Finding | None:
+    if probe.reference is None:
+        return None
+    found = np.concatenate(probe.AX)
+    wanted = np.concatenate([_wide(probe.reference.matvec(x.copy())) for x in probe.X])
+    value = _ratio(np.linalg.norm(found - wanted), np.linalg.norm(wanted))
+    factor = _ratio(np.vdot(wanted, found).real, np.vdot(wanted, wanted).real)
+    remains = _ratio(np.linalg.norm(found - factor * wanted), np.linalg.norm(found))
+    if remains <= max(probe.limit, 0.01) and factor != 0.0:
+        remedy = "change its sign" if abs(factor + 1.0) < 0.01 else "is one of the mean loss, and the other of the sum?"
+        why = f"A is {factor:.4g} times the reference: {remedy}"
+    else:
+        why = "and by no constant factor; look for a term that is missing, or another batch"
+    return (
+        value,
+        probe.limit,
+        f"agrees with the reference up to {value:.1e}",
+        f"products differ from the reference's by {value:.1e} of their size (allowed {probe.limit:.1e}); {why}",
+    )
+
+
 # A failed check leaves those that need it untested: what changes from call to call is not linear either.
 _CHECKS: tuple[tuple[str, Callable[[_Probe], _Finding | None], str], ...] = (
     ("shape", _check_shape, ""),
@@ -979,6 +1000,7 @@ _CHECKS: tuple[tuple[str, Callable[[_Probe], _Finding | None], str], ...] = (
     ("definiteness", _check_definiteness, "symmetry"),
     ("matmat", _check_matmat, "determinism"),
     ("rmatvec", _check_rmatvec, "linearity"),
+    ("reference", _check_reference, "determinism"),
     ("diagonal", _check_diagonal, "linearity"),
     ("out", _check_out, "determinism"),
 )
@@ -988,6 +1010,8 @@ def _run(probe: _Probe) -> tuple[Check, ...]:
     checks: list[Check] = []
     cause: dict[str, str] = {}  # of each check that did not pass, the check that failed first
     for name, check, need in _CHECKS:
+        if name == "reference" and probe.reference is None:
+            continue  # what nobody asked for is not reported
         if need in cause:
             cause[name] = cause[need]
             checks.append(Check(name, None, f"not tested, since {cause[need]} failed"))

@@ -194,6 +194,33 @@ def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
     """``p = M r``; returns ``r'p``, ``p'p``."""
     p[...] = inverse * r
     return dot(r, p), dot(p, p)
+
+
+# For block conjugate gradients: vectors are the rows of (s, n) arrays, small matrices double precision.
+
+
+def block_gram(P: Any, T: Any, G: Any, w: Any) -> None:
+    """``G = P T'``, summed in fp64."""
+    G[...] = P.astype(np.float64) @ T.astype(np.float64).T
+
+
+def block_reduce(K: Any, T: Any, Q: Any, w: Any) -> None:
+    """``Q -= K T``."""
+    Q -= (K @ T).astype(Q.dtype)
+
+
+def block_turn(inverse: Any, Q: Any, w: Any) -> None:
+    """``Q = inverse Q``, in the first rows of Q where there are fewer."""
+    Q[: inverse.shape[0]] = inverse @ Q
+
+
+def block_advance(K: Any, L: Any, Z: Any, P: Any, X: Any, w: Any) -> None:
+    """``X += K P``, ``P = Z + L'P``, the latter in as many rows as L has columns."""
+    m = L.shape[1]
+    X += (K @ P).astype(X.dtype)
+    P[:m] = Z[:m] + L.T @ P
+
+
 def adam_step(
     theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
 ) -> None:
@@ -214,6 +241,22 @@ def blend(target: Any, theta: Any, tau: Any, w: Any) -> None:
     target += tau * (theta - target)
 
 
+def scale_units(r: Any, d: Any) -> None:
+    """``r[i, j, c] *= d[i, c]``."""
+    r *= d[:, None, :]
+
+
+def add_scale_units(r: Any, t: Any, d: Any) -> None:
+    """``r[i, j, c] = (r[i, j, c] + t[i, j, c]) d[i, c]``."""
+    r[...] = (r + t) * d[:, None, :]
+
+
+def softmax_curvature(u: Any, p: Any, s: Any) -> None:
+    """``u = s (u - p'u)``, row by row: with s a multiple of p, that multiple of ``(diag(p) - p p') u``."""
+    mean = np.sum(p[:, None, :] * u, axis=-1, keepdims=True)
+    u[...] = s[:, None, :] * (u - mean)
+
+
 def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
     """Run a network on one observation, ``states[0]``; ``states[l]`` receives layer l's output, in its first places."""
     activations = (
@@ -230,6 +273,8 @@ def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
         b = theta[start + inputs * units : start + (inputs + 1) * units]
         states[layer + 1][:units] = activations[code](states[layer][:inputs] @ W + b)
         start += (inputs + 1) * units
+
+
 def v_cycle(H: Hierarchy) -> Any:
     """``x = V b`` on level 0 of a multigrid hierarchy, whose b is read; in fp64, by dense matrices. Returns x."""
     rows, count = H.rows, H.b.shape[0]

@@ -16,11 +16,13 @@ import numpy as np
 from ..arrays import Array, as_array, first_nonfinite, like
 from ..operators import MatrixOperator, as_operator
 from ..preconditioners import as_preconditioner
+from ..preconditioners.choose import choose, worth_choosing
+from .automatic import Trial, solve_automatically
 from .many import solve_many
 from .one import solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
-from .workspace import Workspace, checked_system
+from .workspace import System, Workspace, checked_system
 
 
 class CGSolver:
@@ -82,7 +84,10 @@ class CGSolver:
         self.operator = as_operator(A, n=n, dtype=dtype, format=format)
         if isinstance(self.operator, MatrixOperator) and self.operator.bad_row >= 0:
             M = None  # A is not positive definite: solve() will say so, whatever M is
-        self.preconditioner = as_preconditioner(M, self.operator)
+        # With "auto", Jacobi until a solve shows that something else would pay
+        self._undecided = isinstance(M, str) and M.lower() == "auto" and worth_choosing(self.operator)
+        self._check = check
+        self.preconditioner = as_preconditioner("jacobi" if self._undecided else M, self.operator)
         self._system = checked_system(self.operator, self.preconditioner, check)
         self._spaces: dict[Any, Workspace] = {}
         self._lock = threading.RLock()
@@ -169,7 +174,13 @@ class CGSolver:
             self._busy = True
             try:
                 result: Any
-                if many:
+                if self._undecided and (many or goal.criterion == "error"):
+                    self._decide(rhs, goal)
+                if self._undecided:
+                    space = self._workspace(dtype, 1)
+                    switch = functools.partial(self._switch, dtype)
+                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners)
+                elif many:
                     space_for = functools.partial(self._workspace, dtype)
                     result = solve_many(self._system, space_for, rhs, start, goal, listeners)
                 else:
@@ -201,6 +212,25 @@ class CGSolver:
         if where is not None:
             raise ValueError(f"x0 holds NaN or infinity at index {where}; every entry must be finite")
         return start if many else start.reshape(n)
+
+    def _switch(self, dtype: np.dtype[Any]) -> tuple[System, Workspace]:
+        """Leave Jacobi for what suits the matrix."""
+        self._undecided = False
+        self.preconditioner = choose(self.operator)
+        self._system = checked_system(self.operator, self.preconditioner, self._check)
+        self._spaces.clear()
+        return self._system, self._workspace(dtype, 1)
+
+    def _decide(self, rhs: Array, goal: Goal) -> None:
+        """Choose before a solve that cannot change its mind on the way: by a trial with one right-hand side."""
+        column = np.ascontiguousarray(rhs if rhs.ndim == 1 else rhs[:, np.argmax(np.abs(rhs).max(axis=0))])
+        trial = Trial(Listeners(None, None))
+        residual_goal = Goal(goal.rtol, goal.atol, goal.maxiter)
+        solve_one(self._system, self._workspace(rhs.dtype, 1), column, None, residual_goal, trial)
+        if trial.gave_up:
+            self._switch(rhs.dtype)
+        else:
+            self._undecided = False
 
     def _workspace(self, dtype: np.dtype[Any], columns: int) -> Workspace:
         space = self._spaces.get((dtype, columns))

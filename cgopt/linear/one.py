@@ -77,7 +77,7 @@ def solve_one(
     s[loops.PATIENCE], s[loops.SCALE] = PATIENCE, scale
 
     code, iterations, logs = system.code_before(rr, target), 0, []
-    stride = 1 if listeners.each_iteration else space.slice
+    stride = 1 if listeners.each_iteration else min(space.slice, listeners.stride or space.slice)
     if code == loops.RUNNING and goal.maxiter == 0:
         code = loops.MAXITER
     while code == loops.RUNNING:

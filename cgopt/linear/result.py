@@ -91,7 +91,7 @@ class CGResult:
     def _beta(self) -> Array:
         return self._log[:, loops.LOG_BETA]
 
-    @property
+    @cached_property
     def step_lengths(self) -> Array:
         """The step length alpha of each iteration, (iterations,)."""
         lengths: Array = np.ldexp(self._alpha, self._final[2])

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arguments import real_number
 from ..arrays import Array, as_array
+from ..kernels import cpu
 from .network import require_finite
 
 Weights = Array | None
@@ -63,11 +64,13 @@ class SoftmaxCurvature(OutputCurvature):
         self.p, self.scaled = p, scale * p
 
     def multiply(self, U: Array) -> None:
-        p, scaled = (
-            (self.p, self.scaled) if U.ndim == self.p.ndim else (self.p[..., None, :], self.scaled[..., None, :])
-        )
-        U -= np.einsum("...c,...c->...", p, U)[..., None]  # u - (p'u) 1
-        U *= scaled
+        units = self.p.shape[-1]
+        k = U.shape[-2] if U.ndim > self.p.ndim else 1
+        rows = np.ascontiguousarray(U)
+        p, scaled = self.p.reshape(-1, units), self.scaled.reshape(-1, units)
+        cpu.softmax_curvature(rows.reshape(-1, k, units), p, scaled)  # scale p (u - p'u)
+        if rows is not U:
+            U[...] = rows
 
     def factor(self) -> list[Array]:
         # diag(p) - p p' = sum_c p_c (e_c - p)(e_c - p)'
@@ -86,14 +89,15 @@ class OuterCurvature(OutputCurvature):
         self.G = G
 
     def multiply(self, U: Array) -> None:
-        samples = U.shape[0]
-        block = U.ndim > self.G[0].ndim
-        V = U.reshape(samples, -1, U.shape[-2] if block else 1, U.shape[-1])  # (samples, steps, k, units)
+        samples, units = U.shape[0], U.shape[-1]
+        k = U.shape[-2] if U.ndim > self.G[0].ndim else 1
+        V = U.reshape(samples, -1, k, units)  # k vectors; a sample may have several steps
         total = np.zeros_like(V)
         for g in self.G:
-            g3 = g.reshape(samples, -1, g.shape[-1])
-            total += np.einsum("nkc,nkv->nkvc", g3, np.einsum("nkc,nkvc->nv", g3, V)[:, None].repeat(g3.shape[1], 1))
-        V[...] = total
+            g = g.reshape(samples, -1, units)
+            inner = np.einsum("itc,itkc->ik", g, V)  # g'u
+            total += g[:, :, None, :] * inner[:, None, :, None]
+        U[...] = total.reshape(U.shape)
 
     def factor(self) -> list[Array]:
         return self.G

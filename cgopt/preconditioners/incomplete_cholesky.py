@@ -58,7 +58,7 @@ class IncompleteCholesky(Factored):
     def __init__(
         self,
         A: Any,
-        fill: int = 20,
+        fill: int = 25,
         *,
         drop_tolerance: float = 1e-3,
         relaxation: float = 0.0,

@@ -40,6 +40,20 @@ def test_kernels_are_their_twins(kernel, dtype, limit, form):
         assert np.allclose(a, b, rtol=limit, atol=limit)
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(np.float64, 1e-14), (np.float32, 1e-5)])
+@pytest.mark.parametrize("kernel", ["scale_units", "add_scale_units", "softmax_curvature"])
+def test_layer_kernels_are_their_twins(kernel, dtype, limit):
+    rng = np.random.default_rng(0)
+    r, t = (rng.standard_normal((20, 3, 7)).astype(dtype) for _ in range(2))
+    d, e = (rng.random((20, 7)).astype(dtype) for _ in range(2))
+    arguments = {"scale_units": (r, d), "add_scale_units": (r, t, d), "softmax_curvature": (r, d, e)}[kernel]
+    compiled, plain = ([np.copy(a) for a in arguments] for _ in range(2))
+    getattr(networks, kernel)(*compiled)
+    getattr(reference, kernel)(*plain)
+    for a, b in zip(compiled, plain, strict=True):
+        assert np.allclose(a, b, rtol=limit, atol=limit)
+
+
 @given(st.floats(1e-6, 1.0), st.integers(1, 20), st.floats(0.0, 0.99), st.floats(0.0, 0.9999))
 def test_adam_is_algorithm_1(rate, steps, beta1, beta2):
     adam = nn.Adam(N, learning_rate=rate, betas=(beta1, beta2))

@@ -16,6 +16,7 @@ from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
+from .block import block_advance, block_gram, block_reduce, block_turn
 from .compile import CONTRACT, compiled, helper
 from .inspect import (
     diagonal,
@@ -29,15 +30,28 @@ from .inspect import (
     survey,
     unsort_rows,
 )
-from .networks import adam_step, blend, forward_one, momentum_step
+from .networks import (
+    adam_step,
+    add_scale_units,
+    blend,
+    forward_one,
+    momentum_step,
+    scale_units,
+    softmax_curvature,
+)
 from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
 
 __all__ = [
     "SMALL",
     "SWEEPING",
     "adam_step",
+    "add_scale_units",
     "aggregation",
     "blend",
+    "block_advance",
+    "block_gram",
+    "block_reduce",
+    "block_turn",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
@@ -58,12 +72,14 @@ __all__ = [
     "residual_many",
     "rows_of_dia",
     "run",
+    "scale_units",
     "scan_csr",
     "scan_dense",
     "set_num_threads",
     "share_rows",
     "share_triangle",
     "smoothing",
+    "softmax_curvature",
     "solve_batch",
     "sort_rows",
     "steihaug_steps",
@@ -120,11 +136,11 @@ class Loop:
             return
         forms = []
         for form, kind in enumerate(("serial", "threaded")):
-            # Vector passes beside a dense matrix are not worth waking a thread for.
-            dense = stems.get("apply_dot") == "lower"
+            # Vector passes beside a dense matrix are not worth waking a thread for, and residuals, of which a solve
+            # computes a few, are not worth the half second that their threaded form takes to compile.
+            alone = ("residual", *VECTOR_PASSES) if stems.get("apply_dot") == "lower" else ("residual",)
             primitives = {
-                stem: _primitive(stem, suffix, 0 if dense and stem in VECTOR_PASSES else form)
-                for stem, suffix in stems.items()
+                stem: _primitive(stem, suffix, 0 if stem in alone else form) for stem, suffix in stems.items()
             }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))

@@ -1,7 +1,11 @@
-"""Passes over flat parameter vectors, fused, and a whole network for one observation.
+"""Fused passes over flat parameter vectors and over layers, and a whole network for one observation.
 
 Streams of n entries: `adam_step` 7 (theta, m, v twice, the gradient once), `momentum_step` 5, `blend` 3; in NumPy, with
 a temporary for each operation, Adam takes 30.
+
+Layers of k vectors at once are (samples, k, units), with numbers for each sample and unit that all k share: NumPy's
+broadcasting takes three times as long over those (8 vectors, 50 units). They run on one thread, which leaves those of
+BLAS, about to be asked for the next matrix product, alone.
 
 Batches belong to BLAS and to NumPy's vector functions. For one observation a call of either costs more than its
 arithmetic, and `forward_one` runs all layers in one call. Its weights lie by rows of inputs, so the inner loop adds a
@@ -16,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import CONTRACT, compiled, inline, pair
+from .compile import CONTRACT, REASSOCIATE, compiled, inline, pair
 
 U = np.uint64
 
@@ -69,6 +73,41 @@ def blend(target: Any, theta: Any, tau: Any, w: Any) -> None:
     for t in prange(sums.shape[0]):
         for i in range(U(bounds[t]), U(bounds[t + 1])):
             target[i] += a * (theta[i] - target[i])
+
+
+def _scale_units(r: Any, d: Any) -> None:
+    """``r[i, j, c] *= d[i, c]``."""
+    samples, k, units = U(r.shape[0]), U(r.shape[1]), U(r.shape[2])
+    for i in range(samples):
+        for j in range(k):
+            for c in range(units):
+                r[i, j, c] *= d[i, c]
+
+
+def _add_scale_units(r: Any, t: Any, d: Any) -> None:
+    """``r[i, j, c] = (r[i, j, c] + t[i, j, c]) d[i, c]``."""
+    samples, k, units = U(r.shape[0]), U(r.shape[1]), U(r.shape[2])
+    for i in range(samples):
+        for j in range(k):
+            for c in range(units):
+                r[i, j, c] = (r[i, j, c] + t[i, j, c]) * d[i, c]
+
+
+def _softmax_curvature(u: Any, p: Any, s: Any) -> None:
+    """``u = s (u - p'u)``, row by row: with s a multiple of p, that multiple of ``(diag(p) - p p') u``."""
+    samples, k, units = U(u.shape[0]), U(u.shape[1]), U(u.shape[2])
+    for i in range(samples):
+        for j in range(k):
+            mean = u.dtype.type(0.0)
+            for c in range(units):
+                mean += p[i, c] * u[i, j, c]
+            for c in range(units):
+                u[i, j, c] = s[i, c] * (u[i, j, c] - mean)
+
+
+scale_units = compiled(_scale_units, threaded=False, fastmath=CONTRACT)
+add_scale_units = compiled(_add_scale_units, threaded=False, fastmath=CONTRACT)
+softmax_curvature = compiled(_softmax_curvature, threaded=False, fastmath=REASSOCIATE)
 
 
 @inline
