@@ -16,6 +16,7 @@ from . import nn, operators, preconditioners
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
     BatchResult,
+    BlockResult,
     CGResult,
     CGSolver,
     ErrorBounds,
@@ -24,6 +25,7 @@ from .linear import (
     QuadraticResult,
     TrustRegionResult,
     batched_cg,
+    block_cg,
     cg,
     minimize_quadratic,
     trust_region_cg,
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchResult",
+    "BlockResult",
     "CGResult",
     "CGSolver",
     "ErrorBounds",
@@ -43,13 +46,16 @@ __all__ = [
     "Status",
     "TrustRegionResult",
     "batched_cg",
+    "block_cg",
     "cg",
     "gallery",
     "get_num_threads",
     "max_num_threads",
+    "minimize",
     "minimize_quadratic",
     "nn",
     "operators",
+    "optimize",
     "preconditioners",
     "set_num_threads",
     "testing",
@@ -58,9 +64,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when used: `gallery` needs more of SciPy than solving does, `testing` needs Hypothesis.
-    if name in ("gallery", "testing"):
+    # Loaded when used: `gallery` and `optimize` need more of SciPy than solving does, `testing` needs Hypothesis.
+    if name in ("gallery", "optimize", "testing"):
         return importlib.import_module(f".{name}", __name__)
+    if name == "minimize":
+        return importlib.import_module(".optimize", __name__).minimize
     raise AttributeError(f"module 'cgopt' has no attribute {name!r}")
 
 

@@ -72,7 +72,7 @@ class Work(NamedTuple):
 
     bounds: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
-    spill: Array
+    spill: Array = np.empty((0, 0))
 
 
 class Hierarchy(NamedTuple):

@@ -196,6 +196,31 @@ def start(inverse: Any, r: Any, p: Any) -> tuple[Any, Any]:
     return dot(r, p), dot(p, p)
 
 
+# For block conjugate gradients: vectors are the rows of (s, n) arrays, small matrices double precision.
+
+
+def block_gram(P: Any, T: Any, G: Any, w: Any) -> None:
+    """``G = P T'``, summed in fp64."""
+    G[...] = P.astype(np.float64) @ T.astype(np.float64).T
+
+
+def block_reduce(K: Any, T: Any, Q: Any, w: Any) -> None:
+    """``Q -= K T``."""
+    Q -= (K @ T).astype(Q.dtype)
+
+
+def block_turn(inverse: Any, Q: Any, w: Any) -> None:
+    """``Q = inverse Q``, in the first rows of Q where there are fewer."""
+    Q[: inverse.shape[0]] = inverse @ Q
+
+
+def block_advance(K: Any, L: Any, Z: Any, P: Any, X: Any, w: Any) -> None:
+    """``X += K P``, ``P = Z + L'P``, the latter in as many rows as L has columns."""
+    m = L.shape[1]
+    X += (K @ P).astype(X.dtype)
+    P[:m] = Z[:m] + L.T @ P
+
+
 def adam_step(
     theta: Any, gradient: Any, m: Any, v: Any, rate: Any, beta1: Any, beta2: Any, spread: Any, eps: Any, w: Any
 ) -> None:

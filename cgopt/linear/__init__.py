@@ -1,6 +1,7 @@
 """Solvers of A x = b."""
 
 from .batched import BatchResult, batched_cg
+from .block import BlockResult, block_cg
 from .cg import CGSolver, cg
 from .lanczos import ErrorBounds
 from .quadratic import QuadraticResult, minimize_quadratic
@@ -10,6 +11,7 @@ from .trust_region import TrustRegionResult, trust_region_cg
 
 __all__ = [
     "BatchResult",
+    "BlockResult",
     "CGResult",
     "CGSolver",
     "ErrorBounds",
@@ -18,6 +20,7 @@ __all__ = [
     "QuadraticResult",
     "TrustRegionResult",
     "batched_cg",
+    "block_cg",
     "cg",
     "minimize_quadratic",
     "trust_region_cg",

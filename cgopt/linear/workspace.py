@@ -63,7 +63,7 @@ class System:
         elif isinstance(preconditioner, Jacobi):
             self.kind = "diagonal"
             stored = preconditioner.inverse_diagonal
-            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max()), stored.dtype)
+            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max(initial=0.0)), stored.dtype)
         elif isinstance(preconditioner, Factored):
             own = preconditioner.eisenstat is not None and preconditioner.operator.same_matrix(operator)
             self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent

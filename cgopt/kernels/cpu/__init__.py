@@ -16,6 +16,7 @@ from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
 from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
+from .block import block_advance, block_gram, block_reduce, block_turn
 from .compile import CONTRACT, compiled, helper
 from .inspect import (
     diagonal,
@@ -47,6 +48,10 @@ __all__ = [
     "add_scale_units",
     "aggregation",
     "blend",
+    "block_advance",
+    "block_gram",
+    "block_reduce",
+    "block_turn",
     "cg_steps",
     "cg_steps_many",
     "diagonal",
