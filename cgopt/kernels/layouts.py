@@ -59,7 +59,17 @@ class DIA(NamedTuple):
     data: Array
 
 
-Layout = Dense | DenseLower | CSR | SortedCSR | DIA
+class HalfDIA(NamedTuple):
+    """The main diagonal of a real symmetric matrix and those above it, ``offsets[0] = 0`` first, in rising order.
+
+    ``data[d, i]`` is the entry in row i, column ``i + offsets[d]``, and the one in row ``i + offsets[d]``, column i.
+    """
+
+    offsets: Array
+    data: Array
+
+
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA
 
 
 class Work(NamedTuple):
