@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 
 
 class Dense(NamedTuple):
-    """A Hermitian matrix, C-contiguous ``(n, n)``."""
+    """A Hermitian matrix, C-contiguous ``(n, >= n)``; what is to the right of column n is not read."""
 
     values: Array
 
 
 class DenseLower(NamedTuple):
-    """A real symmetric matrix, C-contiguous ``(n, n)``, of which only the lower triangle is read."""
+    """A real symmetric matrix, C-contiguous ``(n, >= n)``, of which only the lower triangle is read."""
 
     values: Array
 

@@ -42,7 +42,7 @@ def asymmetry(A: Operator) -> tuple[float, float, int]:
 
     # Dot products by our own kernels: BLAS may use threads that a fork elsewhere in the process takes away.
     def dot(a: Array, b: Array) -> float:
-        return float(cpu.run(cpu.dot, work, a, b, work))
+        return float(cpu.dot[0](a, b, work))
 
     with np.errstate(all="ignore"):
         Au, Av = product(u), product(v)

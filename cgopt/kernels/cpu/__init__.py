@@ -136,11 +136,11 @@ class Loop:
             return
         forms = []
         for form, kind in enumerate(("serial", "threaded")):
-            # Vector passes beside a dense matrix are not worth waking a thread for.
-            dense = stems.get("apply_dot") == "lower"
+            # Vector passes beside a dense matrix are not worth waking a thread for, and residuals, of which a solve
+            # computes a few, are not worth the half second that their threaded form takes to compile.
+            alone = ("residual", *VECTOR_PASSES) if stems.get("apply_dot") == "lower" else ("residual",)
             primitives = {
-                stem: _primitive(stem, suffix, 0 if dense and stem in VECTOR_PASSES else form)
-                for stem, suffix in stems.items()
+                stem: _primitive(stem, suffix, 0 if stem in alone else form) for stem, suffix in stems.items()
             }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))

@@ -107,23 +107,30 @@ def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
 
 
 @inline
-def add_panel(values: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
-    """Rows i to i + 3 left of the diagonal and, transposed, the columns above it; returns their part of ``p'q``.
+def add_panel(v: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
+    """Rows i to i + 3 up to the diagonal and, transposed, the columns above it; returns their part of ``p'q``.
 
     Each entry is read once and used twice; four rows at a time, so that q is loaded and stored once for four.
     """
-    p0, p1, p2, p3 = p[i], p[i + ONE], p[i + TWO], p[i + THREE]
+    i1, i2, i3 = i + ONE, i + TWO, i + THREE
+    p0, p1, p2, p3 = p[i], p[i1], p[i2], p[i3]
     s0, s1, s2, s3 = zero, zero, zero, zero
     for j in range(i):
         pj = p[j]
-        a0, a1, a2, a3 = values[i, j], values[i + ONE, j], values[i + TWO, j], values[i + THREE, j]
+        a0, a1, a2, a3 = v[i, j], v[i1, j], v[i2, j], v[i3, j]
         s0 += a0 * pj
         s1 += a1 * pj
         s2 += a2 * pj
         s3 += a3 * pj
         q[j] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
-    q[i], q[i + ONE], q[i + TWO], q[i + THREE] = s0, s1, s2, s3
-    return 2.0 * (real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3))
+    # the block on the diagonal
+    d0 = v[i, i] * p0 + v[i1, i] * p1 + v[i2, i] * p2 + v[i3, i] * p3
+    d1 = v[i1, i] * p0 + v[i1, i1] * p1 + v[i2, i1] * p2 + v[i3, i1] * p3
+    d2 = v[i2, i] * p0 + v[i2, i1] * p1 + v[i2, i2] * p2 + v[i3, i2] * p3
+    d3 = v[i3, i] * p0 + v[i3, i1] * p1 + v[i3, i2] * p2 + v[i3, i3] * p3
+    q[i], q[i1], q[i2], q[i3] = s0 + d0, s1 + d1, s2 + d2, s3 + d3
+    left = real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3)
+    return 2.0 * left + real_product(p0, d0) + real_product(p1, d1) + real_product(p2, d2) + real_product(p3, d3)
 
 
 @chunk(FLAGS["lower"])
@@ -137,15 +144,6 @@ def rows_lower(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     i = U(low)
     while i + THREE < U(high):
         pq += add_panel(values, p, q, i, zero)
-        for row in range(i, i + FOUR):  # the block on the diagonal
-            s = values[row, row] * p[row]
-            pq += real_product(p[row], s)
-            for j in range(i, row):
-                t = values[row, j] * p[j]
-                s += t
-                q[j] += values[row, j] * p[row]
-                pq += 2.0 * real_product(p[row], t)
-            q[row] += s
         i += FOUR
     while i < U(high):
         s = zero
