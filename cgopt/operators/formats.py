@@ -15,15 +15,15 @@ import scipy.sparse as sp
 
 from ..arrays import Array
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, DenseLower, HalfDIA, Layout, SortedCSR
+from ..kernels.layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, Layout, SortedCSR
 
-FORMATS = ("csr", "sorted", "dia", "half_dia", "dense")
+FORMATS = ("csr", "sorted", "half_csr", "dia", "half_dia", "dense")
 MOST_DIAGONALS = 64
 WORTH_SEARCHING = 1_000  # stored entries below which the choice could not pay for itself
-WORTH_NARROWING = (
-    100_000  # values that fill the second-level cache: beyond, a product takes half the time with narrow ones
-)
+WORTH_NARROWING = 100_000  # values that fill a second-level cache; beyond, diagonals of narrow ones are twice as fast
 WORTH_SORTING = 20_000  # stored entries; below, branch predictors learn the rows' lengths by heart
+ROWS_TO_HALVE = (12, 100)  # mean row lengths for which half the rows are faster: 1.2 to 1.45 times on one thread
+WINDOW_SHARE = 8  # one part in this many of the rows is what a chunk may reach back over
 WORTH_HALVING = 48  # rows of a dense matrix from which reading half of it pays (n = 100: 1.1 times, 2000: 2.7)
 WORTH_ALIGNING = 200  # rows of a dense matrix up to which a copy in aligned rows pays (10 % of a product at n = 100)
 LONG_ROWS = 48  # mean row length from which the end of a row no longer matters
@@ -92,15 +92,15 @@ def narrowed(A: Any) -> Any:
 
 def count_entries(A: Any) -> tuple[int, int]:
     """How many entries of a sparse matrix are not zero, and how many are positive."""
-    nonzero, positive = np.count_nonzero(A.data), np.count_nonzero(A.data > 0.0)
+    nonzero, positive = int(np.count_nonzero(A.data)), int(np.count_nonzero(A.data > 0.0))
     if isinstance(A, HalfDIA):
         main = A.data[0]
-        return 2 * nonzero - np.count_nonzero(main), 2 * positive - np.count_nonzero(main > 0.0)
+        return 2 * nonzero - int(np.count_nonzero(main)), 2 * positive - int(np.count_nonzero(main > 0.0))
     return nonzero, positive
 
 
-def to_csr(A: Layout) -> CSR:
-    """Any layout as compressed rows; a new matrix unless it is one already."""
+def to_csr(A: Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA) -> CSR:
+    """A layout as compressed rows; a new matrix unless it is one already."""
     if isinstance(A, HalfDIA):
         return to_csr(all_diagonals(A))
     if isinstance(A, CSR):
@@ -124,7 +124,7 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     Parameters
     ----------
     A : CSR
-    wanted : {"csr", "sorted", "dia", "half_dia", "dense"}, optional
+    wanted : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force one.
 
     Returns
@@ -149,7 +149,7 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
     if wanted is not None and wanted not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)} or None, got {wanted!r}")
     n, entries = A.indptr.size - 1, A.data.size
-    if wanted == "csr":
+    if wanted in ("csr", "half_csr"):  # (halved for a solver's loop only)
         return A, "asked for"
     if wanted == "sorted":
         return to_sorted(A), "asked for"
@@ -188,11 +188,51 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
     )
 
 
-def for_loop(A: Layout) -> Layout:
+def to_half_csr(A: CSR) -> HalfCSR | None:
+    """The lower triangle of a matrix, if that is real and exactly symmetric."""
+    indptr, indices, data = A
+    if data.dtype.kind != "f":
+        return None
+    n, most = indptr.size - 1, data.size // 2 + 1
+    out = HalfCSR(
+        np.empty_like(indptr), np.empty(most, indices.dtype), np.empty(most, data.dtype), np.zeros(n, data.dtype)
+    )
+    if not cpu.take_lower(indptr, indices, data, indptr[:n].copy(), *out):
+        return None
+    return out._replace(indices=out.indices[: out.indptr[n]], data=out.data[: out.indptr[n]])
+
+
+def half_rows(A: CSR | SortedCSR, wanted: str | None) -> CSR | SortedCSR | HalfCSR:
+    """The lower triangle where that is asked for, or rows are of a length at which it is faster; else A."""
+    n, entries = A.indptr.size - 1, A.data.size
+    short, long = ROWS_TO_HALVE
+    if wanted == "half_csr":
+        half = to_half_csr(to_csr(A))
+        if half is None:
+            raise ValueError(
+                "format='half_csr' needs a real, exactly symmetric matrix with sorted rows; use (A + A.T) / 2 and "
+                "A.sort_indices(), or format='csr'"
+            )
+        return half
+    if wanted is not None or entries < WORTH_SORTING or not short * n <= entries <= long * n:
+        return A
+    half = to_half_csr(to_csr(A))
+    far = half is None or cpu.share_half(half, half.data.dtype).spill.shape[1] * WINDOW_SHARE > n
+    return A if half is None or far else half
+
+
+def for_loop(A: Layout, wanted: str | None = None) -> Layout:
     """The layout that a solver's loop multiplies by, where A is known to be symmetric.
 
     (Products outside the loop use all of A: it is from them that a matrix is seen not to be symmetric.)
+
+    Raises
+    ------
+    ValueError
+        If half of a matrix is wanted that is not exactly symmetric.
     """
+    if isinstance(A, CSR | SortedCSR):
+        return half_rows(A, wanted)
     if not isinstance(A, Dense):
         return A
     n = A.values.shape[0]
@@ -209,8 +249,3 @@ def aligned(values: Array) -> Array:
     copy = room[first : first + n * wide].reshape(n, wide)
     copy[:, :n] = values
     return copy
-
-
-def product_bytes(A: Layout, n: int) -> int:
-    """Bytes of the matrix that one product reads."""
-    return sum(int(a.nbytes) for a in A)

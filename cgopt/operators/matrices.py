@@ -44,7 +44,7 @@ class MatrixOperator(Operator):
     Parameters
     ----------
     A : NumPy array, SciPy sparse array or matrix of any format
-    format : {"csr", "sorted", "dia", "half_dia", "dense"}, optional
+    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force a layout of a sparse matrix; by default the cheapest is chosen.
     name : str
         What errors call it.
@@ -55,6 +55,8 @@ class MatrixOperator(Operator):
         The arrays that kernels multiply by.
     why : str
         Why this layout.
+    wanted : str or None
+        The layout that was asked for.
     norm_bound : float
         Largest row sum of absolute values as stored, which no eigenvalue exceeds.
     bad_row : int
@@ -67,7 +69,7 @@ class MatrixOperator(Operator):
         if A.ndim != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(f"{name} must be square, got shape {A.shape}; for least squares pass {name}.T @ {name}")
         self.shape = (int(A.shape[0]), int(A.shape[1]))
-        self.exponent, self.why = 0, "given so"
+        self.exponent, self.why, self.wanted = 0, "given so", format
         if sp.issparse(A):
             self.dtype = supported_dtype(A.dtype, name)
             layout: Any = formats.csr_arrays(A.tocsr().astype(self.dtype, copy=False))
