@@ -13,7 +13,7 @@ from ..arrays import Array
 from ..kernels import loops
 from ..status import Status, info_of
 from . import lanczos
-from .stopping import check_eigenvalue_bound
+from .stopping import check_eigenvalue_bound, in_given_order
 
 
 class CGResult:
@@ -64,6 +64,12 @@ class CGResult:
         self.residual_norm = residual_norm
         self.negative_curvature = negative_curvature
         self._log, self._start, self._final = log, start, exponents
+
+    def reorder(self, order: Array) -> None:
+        """Put the vectors into the order in which entry i of them is entry ``order[i]``."""
+        self.x = in_given_order(self.x, order)
+        if self.negative_curvature is not None:
+            self.negative_curvature = in_given_order(self.negative_curvature, order)
 
     @property
     def info(self) -> int:
@@ -219,6 +225,13 @@ class ManyResult:
         done = Status.ACCURATE if accurate else Status.CONVERGED
         self.status = done if worst is None else worst.status
         self.info = 0 if worst is None else worst.info
+
+    def reorder(self, order: Array) -> None:
+        """Put the vectors into the order in which entry i of them is entry ``order[i]``."""
+        self.x = in_given_order(self.x, order)
+        for j, column in enumerate(self.columns):
+            column.reorder(order)
+            column.x = self.x[:, j]
 
     @property
     def statuses(self) -> list[Status]:

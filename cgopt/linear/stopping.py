@@ -123,10 +123,18 @@ def check_eigenvalue_bound(value: Any) -> float:
     return float(value)
 
 
+def in_given_order(x: Array, order: Array) -> Array:
+    """A copy of x whose entry ``order[i]`` is x's entry i."""
+    out = np.empty_like(x)
+    out[order] = x
+    return out
+
+
 class Listeners:
     """Who is told of the iterations: a callback after each, a progress function a few times a second."""
 
-    def __init__(self, callback: Any, progress: Any) -> None:
+    def __init__(self, callback: Any, progress: Any, order: Array | None = None) -> None:
+        self.order = order  # unknown i of the solve is the user's order[i]
         self.callback, self.rich = check_callback(callback)
         self.progress, _ = check_callback(progress, "progress")
         self.each_iteration = self.callback is not None
@@ -151,6 +159,8 @@ class Listeners:
         if np.any(shift):
             x = x.copy()
             scale_rows(np.atleast_2d(x.T), np.atleast_1d(shift))
+        if self.order is not None:
+            x = in_given_order(x, self.order)
         shown = x.view()
         shown.flags.writeable = False
         with np.errstate(over="ignore", under="ignore"):
