@@ -248,9 +248,9 @@ def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
-# Symmetric diagonals. Row i takes ``d_k[i] p[i + k]`` from the diagonal k above the main one, and ``d_k[i - k] p[i - k]``
-# from its mirror image below, which is the same memory read a second time, k places back and mostly from cache: nothing
-# is scattered. Three and four diagonals (the 5- and 7-point stencils) have a loop of their own.
+# Symmetric diagonals. Row i takes ``d_k[i] p[i + k]`` from the diagonal k above the main one, and ``d_k[i - k] p[i -
+# k]`` from its mirror image below, which is the same memory read a second time, k places back and mostly from cache:
+# nothing is scattered. Three and four diagonals (the 5- and 7-point stencils) have a loop of their own.
 
 
 @inline
