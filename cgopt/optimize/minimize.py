@@ -127,7 +127,7 @@ class ProgressLine:
             now = intermediate_result
             norm = now.history[-1]["gradient_norm"]
             self.status.update(
-                f"{self.method}: step {now.nit}, f = {now.fun:.6g}, |gradient| = {norm:.2e}, cost {now.cost:.0f} gradients"
+                f"{self.method}: step {now.nit}, f = {now.fun:.6g}, |gradient| = {norm:.2e}, {now.cost:.0f} gradients"
             )
             if listener is None:
                 return None
