@@ -21,7 +21,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
@@ -29,11 +29,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
 	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
 
-demo: $(call extra,demo) ## solve a system, print what happened, draw the convergence
+demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
 	@$(bin)/cgopt demo $(ARGS)
+	@echo
+	@$(bin)/cgopt-rl demo
 
 test: $(call extra,test) ## the tests and the examples in the docstrings
-	@$(bin)/python -m pytest -q --doctest-modules cgopt tests $(ARGS)
+	@$(bin)/python -m pytest -q --doctest-modules cgopt cgopt_rl tests $(ARGS)
 
 test-long: $(call extra,test) ## the long reproductions, left out of `make test`
 	@$(bin)/python -m pytest -q -m long tests $(ARGS)
@@ -45,6 +47,15 @@ bench: $(call extra,bench) ## our own speed, quickly, in this environment (asv)
 
 bench-peers: $(call extra,bench) ## our speed beside other libraries: a table and a picture
 	@$(bin)/python -m benchmarks.peers $(ARGS)
+
+bench-rl: $(call extra,bench-rl) ## training speed beside sb3-contrib, Fisher products beside torch
+	@$(bin)/python -m benchmarks.rl_peers $(ARGS)
+
+learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, and record the returns
+	@$(bin)/python -m benchmarks.learning classic $(ARGS)
+
+learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
+	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

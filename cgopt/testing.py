@@ -622,7 +622,7 @@ def check_operator(
         Whether to ask for positive definiteness. A Hessian may be indefinite: pass False.
     rtol : float, optional
         Relative error that passes; by default the square root of the machine epsilon of the type, which is
-        what `cgopt.cg` asks of symmetry. Products by finite differences need more.
+        what `cgopt.cg` asks of symmetry, and more for an operator that says so (`Operator.product_error`).
     samples : int, at least 2
         Random vectors.
     steps : int
@@ -672,7 +672,8 @@ def check_operator(
     if whole_number("samples", samples) < 2:
         raise ValueError(f"samples must be at least 2, to tell symmetry by, got {samples}")
     subject = _Subject(A, n, dtype)
-    limit = float(np.sqrt(np.finfo(subject.dtype).eps)) if rtol is None else real_number("rtol", rtol, above=0.0)
+    asked = max(float(np.sqrt(np.finfo(subject.dtype).eps)), 10.0 * float(getattr(A, "product_error", 0.0)))
+    limit = asked if rtol is None else real_number("rtol", rtol, above=0.0)
     rng = generator(rng)
     X = [_normal(rng, (subject.n,), subject.dtype) for _ in range(samples)]
     steps = min(whole_number("steps", steps), subject.n) if definite else 0
@@ -878,6 +879,7 @@ def _check_definiteness(probe: _Probe) -> _Finding | None:
 
 def _flattest_direction(probe: _Probe) -> tuple[Array, float, int]:
     """Ritz vector of the smallest Ritz value, the size of the largest, the dimension of the Krylov space."""
+
     def product(q: Array) -> Array:
         return _wide(probe.A.product(q.astype(probe.A.dtype)))
 

@@ -59,3 +59,20 @@ def test_test_reads_what_it_claims_to():
     names = {name for name, _ in imported_modules(PACKAGE / "linear" / "cg.py")}
     assert {"cgopt.operators", "cgopt.preconditioners", "numpy", "cgopt.linear.one"} <= names
     assert any(name == "numba" for name, _ in imported_modules(PACKAGE / "kernels" / "cpu" / "compile.py"))
+
+
+def test_the_front_end_imports_numba_in_its_kernels_only():
+    front = PACKAGE.parent / "cgopt_rl"
+    for path in sorted(front.rglob("*.py")):
+        inside = path.relative_to(front).parts[0] == "kernels"
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                top = name.partition(".")[0]
+                assert inside or top not in ("numba", "llvmlite", "cupy"), f"{path} imports {top} outside kernels/"
+
+
+def test_nothing_below_imports_the_front_end():
+    for path in SOURCES:
+        assert not [m for m, _ in imported_modules(path) if m.partition(".")[0] == "cgopt_rl"], path

@@ -146,8 +146,8 @@ def products(settings: Settings) -> Group:
         "Gauss-Newton products of networks",
         "Single precision, softmax cross-entropy, tanh units, one batch. Every contender has run its forward pass "
         "before, where it can (curvlinops runs it again in each product). torch: two backward passes over a kept "
-        "record, with the loss's curvature in closed form. All products agree to 1e-4. The matrix-multiply rate is that "
-        f"of numpy.matmul with matrices of order {SQUARE}, in turn with the others.",
+        "record, with the loss's curvature in closed form. All products agree to 1e-4. The matrix-multiply rate is "
+        f"that of numpy.matmul with matrices of order {SQUARE}, in turn with the others.",
     )
     for sizes, samples, asked in NETWORKS[:1] if settings.quick else NETWORKS:
         _measure(group, settings, Problem(sizes, samples), asked)

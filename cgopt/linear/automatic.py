@@ -53,7 +53,7 @@ class Trial(Listeners):
         if iteration < FIRST_LOOK or now <= target:
             return False
         past, before = next(seen for seen in self._seen if 2 * seen[0] >= iteration)
-        self.gave_up = iterations_left(past, before, iteration, now, target) > max(LOOK, AFFORDED - iteration // 2)
+        self.gave_up = iteration + iterations_left(past, before, iteration, now, target) > AFFORDED
         return self.gave_up
 
 

@@ -63,7 +63,7 @@ class System:
         elif isinstance(preconditioner, Jacobi):
             self.kind = "diagonal"
             stored = preconditioner.inverse_diagonal
-            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max()), stored.dtype)
+            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max(initial=0.0)), stored.dtype)
         elif isinstance(preconditioner, Factored):
             own = preconditioner.eisenstat is not None and preconditioner.operator.same_matrix(operator)
             self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent
@@ -205,7 +205,7 @@ class Workspace:
             If b holds NaN or infinity.
         """
         real = real_view(b)
-        square = cpu.run(cpu.dot, self.work_real, real, real, self.work_real)
+        square = cpu.dot[0](real, real, self.work_real)
         if self.low * self.low <= square <= self.high * self.high:
             return math.sqrt(square), 0
         scratch = real_view(self.scratch(b.shape[0]))
@@ -217,7 +217,7 @@ class Workspace:
             return 0.0, 0
         exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
         scaled = np.ldexp(real, exponent, out=scratch)
-        return math.sqrt(cpu.run(cpu.dot, self.work_real, scaled, scaled, self.work_real)), exponent
+        return math.sqrt(cpu.dot[0](scaled, scaled, self.work_real)), exponent
 
 
 class OnViews:

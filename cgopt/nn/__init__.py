@@ -13,7 +13,8 @@ from .losses import (
     SoftmaxCurvature,
     SquaredError,
 )
-from .network import MLP, MLPLinearization, Network, Predictor
+from .mlp import MLP, MLPLinearization, Predictor
+from .network import Network
 from .recurrent import RNN, RNNLinearization
 
 __all__ = [

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from .network import MLP, Network
+from .mlp import MLP
+from .network import Network
 from .recurrent import RNN
 
 FORMAT = "cgopt.nn 1"

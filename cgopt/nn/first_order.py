@@ -13,6 +13,7 @@ import numpy as np
 from ..arguments import float_dtype, real_number, whole_number
 from ..arrays import Array, as_array
 from ..kernels import cpu
+from .network import require_buffer
 
 
 class _Stepper:
@@ -30,12 +31,8 @@ class _Stepper:
         self._work = cpu.share_rows(self.n, len(self.VECTORS) * self.n)
 
     def _check(self, theta: Array, gradient: Array) -> None:
-        for name, a in (("theta", theta), ("gradient", gradient)):
-            if a.shape != (self.n,) or a.dtype != self.dtype or not a.flags.c_contiguous:
-                raise ValueError(
-                    f"{name} must be a contiguous {self.dtype} array of shape ({self.n},), got {a.dtype}, {a.shape}; "
-                    "say n and dtype when the optimiser is made"
-                )
+        require_buffer(theta, (self.n,), self.dtype, "theta")
+        require_buffer(gradient, (self.n,), self.dtype, "gradient")
 
     def state(self) -> dict[str, Array]:
         """All that changes from step to step, as arrays: for a checkpoint."""

@@ -89,14 +89,15 @@ class OuterCurvature(OutputCurvature):
         self.G = G
 
     def multiply(self, U: Array) -> None:
-        samples = U.shape[0]
-        block = U.ndim > self.G[0].ndim
-        V = U.reshape(samples, -1, U.shape[-2] if block else 1, U.shape[-1])  # (samples, steps, k, units)
+        samples, units = U.shape[0], U.shape[-1]
+        k = U.shape[-2] if U.ndim > self.G[0].ndim else 1
+        V = U.reshape(samples, -1, k, units)  # k vectors; a sample may have several steps
         total = np.zeros_like(V)
         for g in self.G:
-            g3 = g.reshape(samples, -1, g.shape[-1])
-            total += np.einsum("nkc,nkv->nkvc", g3, np.einsum("nkc,nkvc->nv", g3, V)[:, None].repeat(g3.shape[1], 1))
-        V[...] = total
+            g = g.reshape(samples, -1, units)
+            inner = np.einsum("itc,itkc->ik", g, V)  # g'u
+            total += g[:, :, None, :] * inner[:, None, :, None]
+        U[...] = total.reshape(U.shape)
 
     def factor(self) -> list[Array]:
         return self.G

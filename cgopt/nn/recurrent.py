@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arguments import one_of, whole_number
+from ..arguments import Seed, one_of, real_number, whole_number
 from ..arrays import Array
 from .activations import Activation, as_activation
-from .network import Network, as_direction, as_inputs, as_output_direction, lay_out
+from .network import Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
 
 MATCHED = ("tanh", "logistic")
 
@@ -62,6 +62,46 @@ class RNN(Network):
                 ("W_out", "b_out", self.n_hidden, self.n_outputs),
             ]
         )
+
+    def init(
+        self,
+        rng: Seed = None,
+        *,
+        scheme: str = "scaled",
+        dtype: Any = np.float64,
+        spectral_radius: float | None = None,
+        **options: Any,
+    ) -> Array:
+        """A starting point, as `Network.init`.
+
+        Parameters
+        ----------
+        rng, scheme, dtype, **options
+            As there.
+        spectral_radius : float, optional
+            Multiply W_rec so that its largest eigenvalue has this size: about 1.1 keeps what was seen without running
+            away, so that tasks with long delays can be learnt (Sutskever et al. 2013, section 4).
+
+        Returns
+        -------
+        (n,) array
+
+        Examples
+        --------
+        >>> import numpy as np, cgopt
+        >>> network = cgopt.nn.RNN(2, 50, 1)
+        >>> theta = network.init(0, scheme="sparse", spectral_radius=1.1)
+        >>> float(np.max(np.abs(np.linalg.eigvals(network.views(theta)["W_rec"]))))
+        1.1
+        """
+        theta = super().init(rng, scheme=scheme, dtype=dtype, **options)
+        if spectral_radius is not None:
+            W = self.views(theta)["W_rec"]
+            found = float(np.max(np.abs(np.linalg.eigvals(W))))
+            if found == 0.0:
+                raise ValueError(f"spectral_radius cannot be reached: W_rec has no other than zero under {scheme!r}")
+            W *= real_number("spectral_radius", spectral_radius, above=0.0) / found
+        return theta
 
     def linearize(self, theta: Array, X: Array) -> RNNLinearization:
         """Run the forward pass and keep what products need.
@@ -126,6 +166,8 @@ class RNNLinearization:
     def update(self, theta: Array, X: Array | None = None) -> Self:
         """Linearise anew, at another theta or on another batch of the same size.
 
+        Operators made of it before are void: make them anew.
+
         Parameters
         ----------
         theta : (n,) array of the same type
@@ -138,10 +180,10 @@ class RNNLinearization:
         RNNLinearization
             Itself.
         """
-        if theta.shape != (self.n,) or theta.dtype != self.dtype:
-            raise ValueError(f"theta must be a {self.dtype} array of shape ({self.n},)")
-        self.theta = theta
+        self.theta = require_buffer(theta, (self.n,), self.dtype, "theta")
         if X is not None:
+            if np.shape(X) != (self.samples, self.steps, self.network.n_inputs):
+                raise ValueError(f"X must have shape {(self.samples, self.steps, self.network.n_inputs)}")
             self._x1[..., :-1] = X.transpose(1, 0, 2)
         into, recur, onto = (block.of(theta) for block in self.network.blocks)
         f = self.network.activation
@@ -184,8 +226,8 @@ class RNNLinearization:
     def vjp(self, u: Array, out: Array | None = None) -> Array:
         """``J'u`` for u of the outputs' shape, k before the last axis; (n,) or (n, k)."""
         u = as_output_direction(u, self.output.shape, self.dtype)
-        if out is None:
-            out = np.empty(self.n if u.ndim == self.output.ndim else (self.n, u.shape[-2]), self.dtype)
+        shape = (self.n,) if u.ndim == self.output.ndim else (self.n, u.shape[-2])
+        out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
         self._gradients(self._enter(u), self._backward(self._enter(u)), out)
         return out
 
@@ -244,7 +286,7 @@ class RNNLinearization:
     def squared_vjp(self, u: Array, out: Array | None = None) -> Array:
         """``sum_i (J_i'u_i)^2`` over the samples i, entry by entry: of gradients u_i, the empirical Fisher diagonal."""
         u = as_output_direction(u, self.output.shape, self.dtype)
-        out = np.empty(self.n, self.dtype) if out is None else out
+        out = np.empty(self.n, self.dtype) if out is None else require_buffer(out, (self.n,), self.dtype, "out")
         delta = self._enter(u)
         back = self._backward(delta)
         states = (self._x1, self._h1[:-1, :, :-1], self._read(self._h1[1:]))

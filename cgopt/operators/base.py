@@ -14,10 +14,16 @@ class Operator:
 
     Subclasses write ``_matvec(x, out)``; a faster ``_matmat(X, out)`` and a `diagonal` where they have one.
     Operators compose: ``A + B``, ``s * A``, ``A @ x``, ``A @ X``.
+
+    Attributes
+    ----------
+    product_error : float
+        Relative error of products beyond rounding, 0 but for finite differences. Tests of symmetry allow for it.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
+    product_error: float = 0.0
 
     def _matvec(self, x: Array, out: Array) -> None:
         raise NotImplementedError
@@ -111,6 +117,7 @@ class Sum(Operator):
             raise ValueError(f"operators of shapes {A.shape} and {B.shape} cannot be added")
         self.A, self.B = A, B
         self.shape, self.dtype = A.shape, np.result_type(A.dtype, B.dtype)
+        self.product_error = max(A.product_error, B.product_error)
 
     def _matvec(self, x: Array, out: Array) -> None:
         self.A.matvec(x, out=out)
@@ -141,7 +148,7 @@ class Scaled(Operator):
         if not np.isscalar(factor) or not np.isreal(factor) or not np.isfinite(factor):
             raise ValueError(f"factor must be a finite real number, got {factor!r}")
         self.A, self.factor = A, float(factor)  # type: ignore[arg-type]
-        self.shape, self.dtype = A.shape, A.dtype
+        self.shape, self.dtype, self.product_error = A.shape, A.dtype, A.product_error
 
     def _matvec(self, x: Array, out: Array) -> None:
         self.A.matvec(x, out=out)
@@ -187,7 +194,7 @@ class Damped(Operator):
         if not np.isscalar(lam) or not np.isreal(lam) or not 0.0 <= lam < np.inf:  # type: ignore[operator]
             raise ValueError(f"lam must be a finite number that is not negative, got {lam!r}")
         self.A, self.lam = as_operator(A), float(lam)  # type: ignore[arg-type]
-        self.shape, self.dtype = self.A.shape, self.A.dtype
+        self.shape, self.dtype, self.product_error = self.A.shape, self.A.dtype, self.A.product_error
 
     def _matvec(self, x: Array, out: Array) -> None:
         self.A.matvec(x, out=out)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from ..arguments import Seed, generator, one_of, real_number, whole_number
 from ..arrays import Array
@@ -189,6 +188,8 @@ def spectral_density(
     >>> bool(np.isclose(density(x, 3.0).sum() * 0.1, 1.0))
     True
     """
+    from scipy.linalg import eigh_tridiagonal
+
     A, rng = _real(A, n), generator(rng)
     steps = min(whole_number("steps", steps), A.shape[0])
     quadratures = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 
+from ..arrays import Array
 from ..operators import Operator
 
 
@@ -34,6 +36,35 @@ class Preconditioner(Operator):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, nbytes={self.nbytes}, setup_time={self.setup_time:.2g} s)"
+
+
+class Scratch:
+    """Vectors that a preconditioner works in, made once for each data type; one application at a time has them.
+
+    Parameters
+    ----------
+    count, n : int
+        How many, and of what length.
+
+    Attributes
+    ----------
+    lock : threading.Lock
+        To be held while they are in use.
+    """
+
+    def __init__(self, count: int, n: int) -> None:
+        self.count, self.n = count, n
+        self.lock = threading.Lock()
+        self._arrays: dict[np.dtype[Any], Array] = {}
+
+    def vectors(self, dtype: np.dtype[Any]) -> Array:
+        """A (count, n) array."""
+        if dtype not in self._arrays:
+            self._arrays[dtype] = np.empty((self.count, self.n), dtype)
+        return self._arrays[dtype]
+
+    def __reduce__(self) -> tuple[type[Scratch], tuple[int, int]]:
+        return Scratch, (self.count, self.n)
 
 
 def real_positive(values: Any) -> bool:

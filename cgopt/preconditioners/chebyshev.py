@@ -11,7 +11,7 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.cpu import smoothing
 from ..operators import MatrixOperator, as_operator
-from .base import Preconditioner, real_positive
+from .base import Preconditioner, Scratch, real_positive
 from .spectrum import ends_of_spectrum
 
 LANCZOS_STEPS = 20
@@ -83,6 +83,7 @@ class Chebyshev(Preconditioner):
         single = self.dtype.char in "fF"
         self.inverse_diagonal = (1.0 / diagonal).astype(np.float32 if single else np.float64)
         self._work = cpu.share_rows(n, 4 * n)
+        self._scratch = Scratch(4, n)
         self.interval = self._estimate() if interval is None else check_interval(interval)
         self.setup_time = time.perf_counter() - start
 
@@ -110,11 +111,19 @@ class Chebyshev(Preconditioner):
         return ends.smallest, ends.bound
 
     def _matvec(self, x: Array, out: Array) -> None:
+        with self._scratch.lock:
+            r, z, d, q = self._scratch.vectors(np.result_type(self.dtype, x))
+            r[...] = x
+            self._polynomial(r, z, d, q)
+            out[...] = z
+        if self._exponent:
+            out *= 2.0**self._exponent
+
+    def _polynomial(self, r: Array, z: Array, d: Array, q: Array) -> None:
+        """The preconditioner of r, which is overwritten, in z."""
         lower, upper = self.interval
         theta, delta = (upper + lower) / 2.0, (upper - lower) / 2.0
         w, inverse = self._work, self.inverse_diagonal
-        r = np.array(x, dtype=np.result_type(self.dtype, x))
-        z, d, q = np.empty_like(r), np.empty_like(r), np.empty_like(r)
         real = r.real.dtype.type
         cpu.run(smoothing.chebyshev_start, w, inverse, real(1.0 / theta), r, d, z, w)  # z = d = D^-1 r / theta
         sigma = theta / delta if delta > 0.0 else np.inf
@@ -125,9 +134,6 @@ class Chebyshev(Preconditioner):
             a, c = rho * before, 2.0 * rho / delta if delta > 0.0 else 1.0 / theta
             # r -= q,  d = rho (rho before) d + (2 rho / delta) D^-1 r,  z += d
             cpu.run(smoothing.chebyshev_step, w, inverse, real(a), real(c), q, r, d, z, w)
-        out[...] = z
-        if self._exponent:
-            out *= 2.0**self._exponent
 
     @property
     def nbytes(self) -> int:

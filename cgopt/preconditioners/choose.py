@@ -41,7 +41,7 @@ def choose(A: Any) -> Preconditioner:
     """The preconditioner for a system that Jacobi is too slow for.
 
     * Multigrid by smoothed aggregation for matrices of 100 000 unknowns and more with no positive entry off the
-      diagonal and at most ten entries a row: Laplacians of grids and graphs. (Its iterations do not grow with the size.)
+      diagonal and at most ten entries a row: Laplacians of grids and graphs. (Its iterations do not grow with n.)
     * Incomplete Cholesky by threshold for everything else: it was the fastest, or within one and a half times that, on
       nearly all of the fifty real matrices that the rule was made on (docs/performance.md).
 

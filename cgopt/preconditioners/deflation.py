@@ -14,7 +14,7 @@ import scipy.linalg
 
 from ..arrays import Array, as_array, first_nonfinite
 from ..operators import Operator, as_operator
-from .base import Preconditioner
+from .base import Preconditioner, Scratch
 from .choose import as_preconditioner
 from .spectrum import ends_of_spectrum
 
@@ -87,6 +87,7 @@ class Deflation(Preconditioner):
             M = "jacobi"
         self.M = as_preconditioner(M, self.operator)
         self._factor = 1.0
+        self._scratch = Scratch(2, self.shape[0])
         if M is None:
 
             def product(x: Array, out: Array) -> None:
@@ -103,19 +104,17 @@ class Deflation(Preconditioner):
         """That of M."""
         return np.dtype(getattr(self.M, "working_dtype", self.dtype))
 
-    def _apply(self, R: Array) -> Array:
-        """``P' M P R + W W' R`` for a vector or columns of them."""
-        coefficients = self.W.conj().T @ R  # W' r
-        projected = R - self.AW @ coefficients  # P r = r - A W W' r
-        Y = self._factor * projected if self.M is None else self.M @ projected
-        Z: Array = Y + self.W @ (coefficients - self.AW.conj().T @ Y)  # P' y + W W' r,  P' y = y - W (A W)' y
-        return Z
-
     def _matvec(self, x: Array, out: Array) -> None:
-        out[...] = self._apply(x)
-
-    def _matmat(self, X: Array, out: Array) -> None:
-        out[...] = self._apply(X)
+        with self._scratch.lock:
+            r, t = self._scratch.vectors(np.result_type(self.dtype, x))
+            c = inner(self.W, x)  # W' r
+            np.subtract(x, np.matmul(self.AW, c, out=t), out=r)  # P r = r - A W W' r
+            if self.M is None:
+                np.multiply(self._factor, r, out=out)
+            else:
+                self.M.matvec(r, out=out)  # y = M P r
+            c -= inner(self.AW, out)
+            out += np.matmul(self.W, c, out=t)  # P' y + W W' r,  P' y = y - W (A W)' y
 
     def guess(self, b: Any, x0: Any = None) -> Array:
         """The best initial guess in ``x0 + span(W)``: its error is the least in the A-norm.
@@ -136,7 +135,7 @@ class Deflation(Preconditioner):
         for name, vector in (("b", rhs), ("x0", start)):
             if vector.shape != (self.shape[0],):
                 raise ValueError(f"{name} must have shape ({self.shape[0]},), got {vector.shape}")
-        best: Array = start + self.W @ (self.W.conj().T @ (rhs - self.operator @ start))
+        best: Array = start + self.W @ inner(self.W, rhs - self.operator @ start)
         return best
 
     @property
@@ -254,6 +253,12 @@ class Recycling(Deflation):
     def nbytes(self) -> int:
         """Bytes of W, AW, M and the iterates kept."""
         return super().nbytes + int(self._iterates.nbytes)
+
+
+def inner(W: Array, x: Array) -> Array:
+    """``W'x``, without a copy of W."""
+    c: Array = W.T @ x if W.dtype.kind != "c" else (W.T @ x.conj()).conj()
+    return c
 
 
 def a_orthonormal(A: Operator, S: Array) -> tuple[Array, Array]:

@@ -81,6 +81,17 @@ BAD = {
     "X inf": (lambda n, t: n.linearize(t, np.array([[1, np.inf, 2]])), ValueError, r"X holds NaN.*\(0, 1\)"),
     "v shape": (lambda n, t: n.linearize(t, np.ones((2, 3))).jvp(t[1:]), ValueError, "v must have shape"),
     "u shape": (lambda n, t: n.linearize(t, np.ones((2, 3))).vjp(np.ones(3)), ValueError, "u must have the outputs'"),
+    "X update": (
+        lambda n, t: n.linearize(t, np.ones((2, 3))).update(t, np.ones((1, 3))),
+        ValueError,
+        "X must have shape",
+    ),
+    "out": (
+        lambda n, t: n.linearize(t, np.ones((2, 3))).vjp(np.ones((2, 2)), out=t[::-1]),
+        ValueError,
+        "out must be a",
+    ),
+    "observation": (lambda n, t: n.predictor(t)(1.0), ValueError, r"observation must have shape \(3,\)"),
     "views": (lambda n, t: n.views(t[1:]), ValueError, "theta must be an array of shape"),
     "scheme": (lambda n, t: n.init(0, scheme="orthogonall"), ValueError, "scheme must be one of.*Nearest: orthogonal"),
     "scheme option": (lambda n, t: n.init(0, scheme="sparse", conections=3), ValueError, "Nearest: connections"),

@@ -145,6 +145,17 @@ def test_empirical_fisher_takes_a_whole_sequence_as_one_sample():
     assert relative(F @ np.eye(case.network.n), sum(np.outer(g, g) for g in gradients) / N) < 1e-10
 
 
+def test_spectral_radius():
+    network = nn.RNN(2, 30, 1)
+    plain, scaled = (network.init(0, scheme="sparse", spectral_radius=radius) for radius in (None, 1.1))
+    W, V = network.views(scaled)["W_rec"], network.views(plain)["W_rec"]
+    assert np.max(np.abs(np.linalg.eigvals(W))) == pytest.approx(1.1)
+    assert relative(W / W[V != 0.0][0], V / V[V != 0.0][0]) < 1e-13  # the same up to a factor
+    assert (network.views(scaled)["W_in"] == network.views(plain)["W_in"]).all()
+    with pytest.raises(ValueError, match="spectral_radius cannot be reached"):
+        network.init(0, scheme="zero", spectral_radius=1.0)
+
+
 def test_single_precision_and_update():
     case = Case("tanh", "all")
     narrow = case.network.linearize(case.theta.astype(np.float32), case.X)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -132,6 +134,22 @@ def test_products_into_another_type_or_layout():
         assert wide.dtype == np.float64
         turned = A.matmat(V.astype(np.float32), out=np.empty((3, case.network.n), np.float32).T)
         assert relative(turned, wide) < 1e-6
+
+
+def test_a_product_allocates_nothing():
+    network = nn.MLP([32, 64, 8])
+    rng = np.random.default_rng(0)
+    at = network.linearize(network.init(rng, dtype=np.float32), rng.standard_normal((500, 32)))
+    G = GaussNewton(at, nn.SoftmaxCrossEntropy(), rng.integers(0, 8, 500))
+    for shape in ((network.n,), (network.n, 8)):
+        v, out = rng.standard_normal(shape).astype(np.float32), np.empty(shape, np.float32)
+        product = G.matvec if len(shape) == 1 else G.matmat
+        product(v, out)
+        tracemalloc.start()
+        product(v, out)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8_000  # one layer's activations take 128,000
 
 
 def test_own_functions_as_a_linearization():

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cgopt
 from cgopt import nn
-from cgopt.operators import FiniteDifferenceGaussNewton, FiniteDifferenceHessian, GaussNewton, Hessian
+from cgopt.operators import (
+    Damped,
+    FiniteDifferenceGaussNewton,
+    FiniteDifferenceHessian,
+    GaussNewton,
+    Hessian,
+)
+from cgopt.testing import check_operator
 
 # Twice the largest errors measured for the digits network of 5,090 parameters.
 LIMITS = {
@@ -92,6 +100,23 @@ def test_zero_vector_and_untouched_point():
     assert (A @ np.zeros(2) == 0.0).all()
     x[0] = 100.0  # the operator keeps its own copy
     assert relative(A @ np.array([1.0, 0.0]), np.array([2.0, 0.0])) < 1e-7
+
+
+@pytest.mark.parametrize(("dtype", "sides"), LIMITS)
+def test_products_by_differences_are_fit_for_conjugate_gradients(dtype, sides):
+    network, loss = nn.MLP([20, 4]), nn.SoftmaxCrossEntropy()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        X, Y = rng.random((60, 20)), rng.integers(0, 4, 60)
+        theta = (0.1 * rng.standard_normal(network.n)).astype(dtype)
+        H = FiniteDifferenceHessian(lambda t, X=X, Y=Y: network.loss_and_gradient(t, X, loss, Y)[1], theta, sides=sides)
+        A, b = Damped(1.0 * H, 1e-2), -H.gradient_at_x  # the allowance passes through compositions
+        exact = Damped(Hessian(network.linearize(theta.astype(float), X), loss, Y), 1e-2)
+        error = LIMITS[dtype, sides]
+        result = cgopt.cg(A, b, rtol=100.0 * error, maxiter=network.n)
+        assert result.status.converged, result.status
+        assert np.linalg.norm(exact @ result.x - b) <= 200.0 * error * np.linalg.norm(b)
+        assert check_operator(A).ok
 
 
 BAD = {

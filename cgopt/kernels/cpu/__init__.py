@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, HalfDIA, SortedCSR, Work
 from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
 from .block import block_advance, block_gram, block_reduce, block_turn
@@ -88,7 +88,7 @@ __all__ = [
     "unsort_rows",
 ]
 
-NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
+NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia", HalfDIA: "half_dia"}
 PYTHON = "python"
 SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
@@ -136,11 +136,11 @@ class Loop:
             return
         forms = []
         for form, kind in enumerate(("serial", "threaded")):
-            # Vector passes beside a dense matrix are not worth waking a thread for.
-            dense = stems.get("apply_dot") == "lower"
+            # Vector passes beside a dense matrix are not worth waking a thread for, and residuals, of which a solve
+            # computes a few, are not worth the half second that their threaded form takes to compile.
+            alone = ("residual", *VECTOR_PASSES) if stems.get("apply_dot") == "lower" else ("residual",)
             primitives = {
-                stem: _primitive(stem, suffix, 0 if dense and stem in VECTOR_PASSES else form)
-                for stem, suffix in stems.items()
+                stem: _primitive(stem, suffix, 0 if stem in alone else form) for stem, suffix in stems.items()
             }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))

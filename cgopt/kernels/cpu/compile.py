@@ -19,6 +19,7 @@ from numba.core import caching
 # them the tests for NaN and infinity are compiled away.
 REASSOCIATE = {"reassoc", "contract", "arcp", "nsz"}
 CONTRACT = {"contract", "nsz"}
+KERNELS = Path(__file__).resolve().parent.parent
 ONLY_PRANGE = {
     "prange": True,
     "comprehension": False,
@@ -32,19 +33,28 @@ ONLY_PRANGE = {
 
 
 @functools.cache
-def _sources_stamp() -> str:
-    """Digest of every kernel source: compiled code calls kernels of other files, and numba looks at one only."""
+def _sources_stamp(folder: Path) -> str:
+    """Digest of every kernel source: compiled code calls kernels of other files, and numba looks at one only.
+
+    The sources are those of this package, and of the `kernels` folder of another package that builds on them.
+    """
     digest = hashlib.sha256(numba.__version__.encode())
-    folder = Path(__file__).resolve().parent.parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for kernels in dict.fromkeys((KERNELS, folder)):
+        for path in sorted(kernels.rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _kernels_folder(file: str | None) -> Path:
+    """The nearest folder called `kernels` that a source file lies in; this package's if there is none."""
+    above = Path(file).resolve().parents if file else ()
+    return next((path for path in above if path.name == KERNELS.name), KERNELS)
 
 
 def _stamped(locator: type) -> type:
     class Stamped(locator):  # type: ignore[misc, valid-type]
         def get_source_stamp(self) -> Any:
-            return _sources_stamp()
+            return _sources_stamp(_kernels_folder(getattr(self, "_py_file", None)))
 
     return Stamped
 

@@ -1,0 +1,143 @@
+"""The Fisher matrix of a policy, by products, in two forms of the same matrix.
+
+`Fisher` is J' M J on the network's linearisation: J v, the head's own M, and J' of the result. It holds for any network
+and any number of outputs.
+
+`FactoredFisher` uses that M is a sum of few outer products in each state, M = sum_c m_c m_c' (one for two alternatives,
+k - 1 for k, one for each dimension of a Gaussian). The columns m_c are sent back through the network once,
+B_c = J_i' m_c layer by layer, and then, with a layer's inputs [h 1] and a block V of the vector,
+
+    u_c = sum over layers of rows of ([h 1] V) * B_c,    product = [h 1]' (sum_c u_c B_c)   layer by layer.
+
+That is two matrix products for each layer instead of the five of a forward and a backward derivative, which need W as
+well; it pays as long as the columns are few.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cgopt.kernels import cpu
+from cgopt.kernels.layouts import Work
+from cgopt.operators import JacobianOperator, Operator
+
+from .kernels import fisher as kernels
+
+Array = npt.NDArray[Any]
+FEW = 4  # columns up to which the factored form is the faster one
+WORTH_THREADS = 200_000  # entries of B in a layer from which a pass is worth starting threads for
+
+
+class Fisher(JacobianOperator):
+    """The mean Fisher matrix of a policy at one theta: ``J' M J`` in the network, a diagonal behind it.
+
+    It is the Hessian of the mean KL(old || new) in the new parameters at the old ones (where the term with the second
+    derivatives of the outputs vanishes, because the gradient of the KL does): positive semi-definite, and evaluated
+    nowhere else.
+
+    Parameters
+    ----------
+    linearization : cgopt.nn.MLPLinearization
+    head : Categorical or Gaussian
+    extra : (k,) array
+    weights : (N,) array
+        Of the states in the mean; they add up to one.
+    """
+
+    def __init__(self, linearization: Any, head: Any, extra: Array, weights: Array) -> None:
+        super().__init__(linearization, head.fisher(linearization.output, extra, weights))
+        self.n_network = self.shape[0]
+        self.behind = head.extra_fisher(extra).astype(self.dtype)
+        n = self.n_network + self.behind.size
+        self.shape = (n, n)
+
+    def _matvec(self, x: Array, out: Array) -> None:
+        n = self.n_network
+        super()._matvec(np.ascontiguousarray(x[:n]), out[:n])
+        np.multiply(self.behind, x[n:], out=out[n:])
+
+    def _matmat(self, X: Array, out: Array) -> None:
+        Operator._matmat(self, X, out)
+
+
+class FactoredFisher(Operator):
+    """The same matrix from the columns of M, sent back through the network once.
+
+    Parameters
+    ----------
+    network : cgopt.nn.MLP
+    theta : (n,) array
+        The network's parameters.
+    obs : (N, d) array
+    head : Categorical or Gaussian
+    extra : (k,) array
+    weights : (N,) array
+        As for `Fisher`.
+    """
+
+    def __init__(self, network: Any, theta: Array, obs: Array, head: Any, extra: Array, weights: Array) -> None:
+        self.blocks = network.blocks
+        self.dtype = np.dtype(theta.dtype)
+        self.behind = head.extra_fisher(extra).astype(self.dtype)
+        self.n_network = network.n
+        self.shape = (network.n + self.behind.size,) * 2
+        N = obs.shape[0]
+        # Forward, keeping each layer's inputs as rows [h 1] and the derivative of its units.
+        self.inputs, slopes, h = [], [], obs.astype(self.dtype, copy=False)
+        for block, f in zip(network.blocks, network.activations, strict=True):
+            h1 = np.ones((N, block.rows), self.dtype)
+            h1[:, :-1] = h
+            a = h1 @ block.of(theta)
+            slope = np.ones_like(a)
+            if f is not None:
+                f.apply(a, out=a)
+                f.derivative(a, out=slope)
+            slopes.append(slope)
+            self.inputs.append(h1)
+            h = a
+        # Back, all columns at once: B[l] is (columns, N, units of layer l).
+        delta = head.fisher_columns(h, extra).astype(self.dtype)
+        delta *= np.sqrt(weights).astype(self.dtype)[:, None]
+        self.B: list[Array] = []
+        for layer in range(len(self.blocks) - 1, -1, -1):
+            delta *= slopes[layer]
+            self.B.insert(0, delta)
+            if layer:
+                W = self.blocks[layer].of(theta)[:-1]
+                delta = (delta.reshape(-1, W.shape[1]) @ W.T).reshape(len(delta), N, -1)
+        self._u = np.empty(self.B[0].shape[:2], self.dtype)
+        self._T = [np.empty((N, block.units), self.dtype) for block in self.blocks]
+        chunks = min(16, N)
+        self._bounds = np.linspace(0, N, chunks + 1).astype(np.int64)
+        parts = cpu.get_num_threads() if max(B.size for B in self.B) >= WORTH_THREADS else 1
+        self._work = Work(self._bounds, np.zeros((parts, 1)))
+
+    def _matvec(self, x: Array, out: Array) -> None:
+        n, w, u, bounds = self.n_network, self._work, self._u, self._bounds
+        v = np.ascontiguousarray(x[:n], self.dtype)
+        u[...] = 0
+        for h1, block, B, T in zip(self.inputs, self.blocks, self.B, self._T, strict=True):
+            np.matmul(h1, block.of(v), out=T)
+            cpu.run(kernels.contract, w, T, B, u, bounds)
+        for h1, block, B, T in zip(self.inputs, self.blocks, self.B, self._T, strict=True):
+            cpu.run(kernels.spread, w, u, B, T, bounds)
+            np.matmul(h1.T, T, out=block.of(out))
+        np.multiply(self.behind, x[n:], out=out[n:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept between products."""
+        return sum(a.nbytes for a in (*self.inputs, *self.B, *self._T, self._u))
+
+    def __repr__(self) -> str:
+        return f"FactoredFisher({self.shape[0]} parameters, {self._u.shape[1]} states, {self._u.shape[0]} columns)"
+
+
+def fisher(network: Any, theta: Array, obs: Array, head: Any, extra: Array, weights: Array) -> Operator:
+    """The mean Fisher matrix, in the form that is faster for this number of columns."""
+    if head.n_columns <= FEW:
+        return FactoredFisher(network, theta, obs, head, extra, weights)
+    return Fisher(network.linearize(theta, obs), head, extra, weights)

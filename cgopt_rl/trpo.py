@@ -1,0 +1,280 @@
+"""Trust region policy optimisation, and what falls out of its parts: natural and plain policy gradients.
+
+J. Schulman, S. Levine, P. Moritz, M. Jordan and P. Abbeel, "Trust region policy optimization", ICML 2015. With
+r(theta) = pi_theta(a|s) / pi_old(a|s), the step solves, approximately,
+
+    maximise  L(theta) = mean r(theta) A   subject to   mean KL(pi_old || pi_theta) <= delta          (eq. 14)
+
+by L's gradient g and the KL's Hessian at theta_old, the Fisher matrix F: the direction is s with F s = g, its length
+sqrt(2 delta / s'F s), and it is shortened until L has risen and the KL keeps the bound (appendix C).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import cgopt
+from cgopt.operators import Damped, Operator
+
+from .checks import integer, number
+from .kernels.fit import adam
+from .on_policy import OnPolicy, OnPolicyConfig
+from .policies import Policy, even
+
+Array = npt.NDArray[Any]
+
+
+class StepStatus(Enum):
+    """How a policy step ended. The value is a sentence."""
+
+    ACCEPTED = "The surrogate rose and the KL divergence kept its bound."
+    NO_GRADIENT = "The policy gradient is zero: all advantages are equal, or the policy cannot change. theta stays."
+    NONFINITE = "The gradient or the step is not finite: check rewards and observations. theta stays."
+    NO_CURVATURE = "The Fisher matrix has no positive curvature along the gradient: raise cg_damping. theta stays."
+    LINE_SEARCH_FAILED = "No step along the direction raised the surrogate within the KL bound. theta stays."
+
+
+class Step(NamedTuple):
+    """A policy step and its report.
+
+    Attributes
+    ----------
+    theta : (n,) array
+        The new parameters; the old ones unless the status is ACCEPTED.
+    status : StepStatus
+    kl, predicted_kl : float
+        Mean KL(old || new), and half the Fisher norm squared of the step taken.
+    improvement, predicted_improvement : float
+        Rise of the surrogate, and g's for the step taken.
+    cg_iterations, shortened : int
+        Iterations of conjugate gradients, and how often the step was shortened.
+    """
+
+    theta: Array
+    status: StepStatus
+    kl: float = 0.0
+    predicted_kl: float = 0.0
+    improvement: float = 0.0
+    predicted_improvement: float = 0.0
+    cg_iterations: int = 0
+    shortened: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TRPOConfig(OnPolicyConfig):
+    """Options of TRPO; the defaults are sb3-contrib's."""
+
+    target_kl: float = 0.01
+    """The bound delta on the mean KL divergence of a step."""
+    cg_max_steps: int = 15
+    """Iterations of conjugate gradients."""
+    cg_damping: float = 0.1
+    """Multiple of the identity added to the Fisher matrix."""
+    cg_tolerance: float = 1e-4
+    """Residual, relative to the gradient, at which conjugate gradients may stop earlier."""
+    fisher_stride: int = 1
+    """Use every k-th sample in Fisher products (and in nothing else): 10 is the paper's 10 %."""
+    line_search_shrinking_factor: float = 0.8
+    """By how much a step is shortened."""
+    line_search_max_iter: int = 10
+    """Lengths tried."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("target_kl", "cg_tolerance"):
+            number(name, getattr(self, name), low=0.0, open_low=True)
+        number("cg_damping", self.cg_damping, low=0.0)
+        number("line_search_shrinking_factor", self.line_search_shrinking_factor, low=0.0, high=1.0, open_low=True)
+        for name in ("cg_max_steps", "fisher_stride", "line_search_max_iter"):
+            integer(name, getattr(self, name))
+
+
+class Problem:
+    """One batch as the paper's problem: the surrogate L, its gradient g, the KL divergence, and the Fisher matrix F.
+
+    Parameters
+    ----------
+    policy : Policy
+    theta : (n,) array
+        The old parameters.
+    obs : (N, d) array
+    actions : (N, m) array
+    advantages : (N,) array
+    weights : (N,) array, optional
+        Of the samples in means, adding up to one; even by default.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        theta: Array,
+        obs: Array,
+        actions: Array,
+        advantages: Array,
+        weights: Array | None = None,
+    ) -> None:
+        self.policy, self.theta, self.obs, self.actions, self.A = policy, theta, obs, actions, advantages
+        self.weights = even(obs) if weights is None else weights
+        network, self.extra = policy.split(theta)
+        self.at = policy.network.linearize(network, obs)
+        self.Z = self.at.output.copy()
+        self.log_prob = policy.head.log_prob(self.Z, self.extra, actions)
+
+    def gradient(self) -> Array:
+        """``g = mean A grad log pi(a|s)``: L's gradient at theta_old, where r = 1."""
+        in_outputs, in_extra = self.policy.head.log_prob_gradient(
+            self.Z, self.extra, self.actions, self.weights * self.A
+        )
+        g = np.empty_like(self.theta)
+        n = self.policy.network.n
+        g[:n] = self.at.vjp(in_outputs)
+        g[n:] = in_extra
+        return g
+
+    def fisher(self, stride: int = 1) -> Operator:
+        """F over every `stride`-th sample."""
+        weights = self.weights[::stride]
+        return self.policy.fisher(self.theta, self.obs[::stride], weights / weights.sum())
+
+    def evaluate(self, theta: Array) -> tuple[float, float]:
+        """``L(theta) - L(theta_old)`` and the mean KL(old || new), both over the whole batch."""
+        network, extra = self.policy.split(theta)
+        Z = self.policy.network.forward(network, self.obs)
+        head = self.policy.head
+        with np.errstate(over="ignore", invalid="ignore"):  # a step too long may overflow; it is then refused
+            log_ratio = head.log_prob(Z, extra, self.actions) - self.log_prob
+            rise = float(self.weights @ (self.A * np.expm1(log_ratio)))  # mean (r - 1) A
+            return rise, float(self.weights @ head.kl(self.Z, self.extra, Z, extra))
+
+
+def trust_region_step(problem: Problem, config: Any, *, search: bool = True) -> Step:
+    """One step of TRPO (or, without the search, of the natural policy gradient with step size from the KL bound)."""
+    theta = problem.theta
+    g = problem.gradient()
+    if not np.isfinite(g).all():
+        return Step(theta, StepStatus.NONFINITE)
+    if not g.any():
+        return Step(theta, StepStatus.NO_GRADIENT)
+    F = Damped(problem.fisher(config.fisher_stride), config.cg_damping)
+    # CG from zero on F s = g, as the minimiser of 1/2 s'F s - g's; without a boundary, because the length comes next.
+    solution = cgopt.trust_region_cg(F, -g, np.inf, rtol=config.cg_tolerance, maxiter=config.cg_max_steps, check=False)
+    s = np.asarray(solution.x, np.float64)
+    sFs = 2.0 * solution.model_decrease  # CG's iterates have s'(F s - g) = 0, so the decrease is half of s'F s
+    if not np.isfinite(sFs) or not np.isfinite(s).all():
+        return Step(theta, StepStatus.NONFINITE, cg_iterations=solution.iterations)
+    if not sFs > 0.0:
+        return Step(theta, StepStatus.NO_CURVATURE, cg_iterations=solution.iterations)
+    beta = math.sqrt(2.0 * config.target_kl / sFs)  # 1/2 (beta s)'F (beta s) = delta
+    rise = beta * float(s @ g)
+    predicted_kl = config.target_kl - 0.5 * beta**2 * config.cg_damping * float(s @ s)  # without the damping
+
+    fraction = 1.0
+    for tries in range(config.line_search_max_iter if search else 1):
+        new = theta + (fraction * beta * s).astype(theta.dtype)
+        improvement, kl = problem.evaluate(new)
+        report = (kl, fraction**2 * predicted_kl, improvement, fraction * rise, solution.iterations, tries)
+        if not search and np.isfinite(kl) and np.isfinite(improvement):
+            return Step(new, StepStatus.ACCEPTED, *report)
+        if improvement > 0.0 and kl <= config.target_kl:
+            return Step(new, StepStatus.ACCEPTED, *report)
+        fraction *= config.line_search_shrinking_factor
+    return Step(theta, StepStatus.LINE_SEARCH_FAILED if search else StepStatus.NONFINITE, *report)
+
+
+class TRPO(OnPolicy):
+    """Trust region policy optimisation, single path.
+
+    Examples
+    --------
+    >>> from cgopt_rl import TRPO, evaluate
+    >>> model = TRPO("cgopt/CartPole-v1", n_steps=512, n_envs=2, normalize_observations=True, seed=1)
+    >>> model = model.learn(2048)
+    >>> action, _ = model.predict([0.0, 0.0, 0.1, 0.0], deterministic=True)
+    >>> int(action) in (0, 1)
+    True
+    """
+
+    name = "trpo"
+    Config = TRPOConfig
+    search = True
+
+    def _policy_step(self, obs: Array, actions: Array, advantages: Array) -> dict[str, float]:
+        problem = Problem(self.policy, self.theta, obs, actions, advantages)
+        step = trust_region_step(problem, self.config, search=self.search)
+        self.theta = step.theta
+        return report_of(step) | spread_of(problem)
+
+
+class NaturalPolicyGradient(TRPO):
+    """The natural policy gradient (Kakade 2001): TRPO's step without its line search."""
+
+    name = "npg"
+    search = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinforceConfig(OnPolicyConfig):
+    """Options of REINFORCE: returns to the end of the episode less a value baseline, one Adam step a batch."""
+
+    gae_lambda: float = 1.0
+    """1: whole returns less the baseline."""
+    policy_learning_rate: float = 1e-2
+    """Step size of Adam on the policy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("policy_learning_rate", self.policy_learning_rate, low=0.0, open_low=True)
+
+
+class Reinforce(OnPolicy):
+    """The plain policy gradient with a baseline (Williams 1992): an Adam step along g."""
+
+    name = "reinforce"
+    Config = ReinforceConfig
+
+    def _build(self) -> None:
+        super()._build()
+        self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
+
+    def _policy_step(self, obs: Array, actions: Array, advantages: Array) -> dict[str, float]:
+        problem = Problem(self.policy, self.theta, obs, actions, advantages)
+        g = problem.gradient()
+        if not np.isfinite(g).all():
+            return report_of(Step(self.theta, StepStatus.NONFINITE)) | spread_of(problem)
+        new = self.theta.copy()
+        adam(new, self.m, self.v, -g, self.config.policy_learning_rate, 0.9, 0.999, 1e-8, self.iterations + 1)
+        improvement, kl = problem.evaluate(new)
+        predicted = float(g.astype(np.float64) @ (new - self.theta))
+        self.theta = new
+        step = Step(new, StepStatus.ACCEPTED, kl=kl, improvement=improvement, predicted_improvement=predicted)
+        return report_of(step) | spread_of(problem)
+
+    def _arrays(self) -> dict[str, dict[str, Array]]:
+        return super()._arrays() | {"adam": {"m": self.m, "v": self.v}}
+
+    def _restore(self, arrays: dict[str, Array]) -> None:
+        from .checkpoint import group
+
+        super()._restore(arrays)
+        self.m, self.v = (group(arrays, "adam")[name].copy() for name in ("m", "v"))
+
+
+def report_of(step: Step) -> dict[str, Any]:
+    """A step's report as metrics."""
+    values = step._asdict()
+    del values["theta"]
+    return values | {"status": step.status.name}
+
+
+def spread_of(problem: Problem) -> dict[str, float]:
+    """How spread the policy is: mean entropy, and mean standard deviation of a Gaussian."""
+    values = {"entropy": float(np.mean(problem.policy.head.entropy(problem.Z, problem.extra)))}
+    if problem.extra.size:
+        values["std"] = float(np.mean(np.exp(problem.extra)))
+    return values

@@ -1,0 +1,103 @@
+"""The value network: V(s), fitted to targets by Adam or by Gauss-Newton steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import cgopt
+from cgopt.operators import Damped, GaussNewton
+
+from .kernels import fit as kernels
+from .kernels.rollouts import ACTIVATIONS
+from .policies import orthogonal_start
+
+Array = npt.NDArray[Any]
+LOSS = cgopt.nn.SquaredError()
+
+
+class ValueFunction:
+    """A network with one output, its parameters, and what fitting keeps from one fit to the next.
+
+    Parameters
+    ----------
+    n_inputs : int
+    hidden : sequence of int
+    activation : str
+    rng : numpy.random.Generator
+        For the start, and for shuffling.
+    """
+
+    def __init__(self, n_inputs: int, hidden: Any, activation: str, rng: np.random.Generator) -> None:
+        self.network = cgopt.nn.MLP([n_inputs, *hidden, 1], activation=activation)
+        self.activation, self.rng = activation, rng
+        self.theta = orthogonal_start(self.network, rng, 1.0, np.float32)
+        self.m, self.v, self.t = np.zeros_like(self.theta), np.zeros_like(self.theta), 0
+        self.damping = 1.0
+
+    def __call__(self, obs: Array) -> Array:
+        """Values (N,) of observations (N, d)."""
+        return self.network.forward(self.theta, obs)[:, 0]
+
+    def fit_adam(self, obs: Array, targets: Array, epochs: int, batch_size: int, learning_rate: float) -> None:
+        """Adam on the mean squared error, in shuffled minibatches (Kingma and Ba 2015)."""
+        orders = np.stack([self.rng.permutation(obs.shape[0]) for _ in range(epochs)])
+        sizes = np.array(self.network.sizes, np.int64)
+        self.t = kernels.fit_adam(
+            self.theta,
+            self.m,
+            self.v,
+            self.t,
+            sizes,
+            ACTIVATIONS[self.activation],
+            obs,
+            targets.astype(np.float32),
+            orders,
+            min(batch_size, obs.shape[0]),
+            learning_rate,
+        )
+
+    def fit_gauss_newton(self, obs: Array, targets: Array, steps: int, iterations: int) -> None:
+        """Damped Gauss-Newton steps on half the mean squared error, all samples at once.
+
+        Each step minimises the quadratic model with ``J'J/N + damping`` by at most `iterations` conjugate gradients;
+        the damping follows Levenberg and Marquardt's rule (Martens 2010, section 4.1), and a step that does not lower
+        the loss is not taken.
+        """
+        targets = targets.astype(np.float32)[:, None]
+        at = self.network.linearize(self.theta, obs)
+        loss = LOSS.value(at.output, targets)
+        for _ in range(steps):
+            gradient = at.vjp(LOSS.gradient(at.output, targets))
+            if not gradient.any():
+                return
+            model = Damped(GaussNewton(at, LOSS, targets), self.damping)
+            step = cgopt.trust_region_cg(model, gradient, np.inf, rtol=1e-3, maxiter=iterations, check=False)
+            trial = self.theta + np.asarray(step.x, np.float32)
+            lower = LOSS.value(self.network.forward(trial, obs), targets)
+            ratio = (loss - lower) / step.model_decrease if step.model_decrease > 0.0 else -1.0
+            if ratio > 0.75:
+                self.damping *= 2.0 / 3.0
+            elif not ratio >= 0.25:
+                self.damping *= 1.5
+            if lower < loss:
+                self.theta, loss = trial, lower
+                at.update(trial)
+
+    def arrays(self) -> dict[str, Array]:
+        """What a checkpoint keeps."""
+        numbers = np.array([self.t, self.damping])
+        return {"theta": self.theta, "m": self.m, "v": self.v, "numbers": numbers}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Go on from what `arrays` returned."""
+        self.theta, self.m, self.v = (arrays[name].copy() for name in ("theta", "m", "v"))
+        self.t, self.damping = int(arrays["numbers"][0]), float(arrays["numbers"][1])
+
+
+def explained_variance(values: Array, targets: Array) -> float:
+    """``1 - var(targets - values) / var(targets)``: 1 for perfect values, 0 for a constant."""
+    spread = float(np.var(targets))
+    return 1.0 - float(np.var(targets - values)) / spread if spread > 0.0 else 0.0
