@@ -33,6 +33,8 @@ COLOURS = {
     "BackPACK": "#88ccee",
     "torch": "#cc6677",
     "jax": "#ddcc77",
+    "numpy.linalg.solve": "#ccbb44",
+    "side by side": "#bbbbbb",
     "target": "black",
 }
 """Tol's bright scheme, told apart by the colour-blind; the order is the legend's."""

@@ -191,6 +191,15 @@ def test_a_callback_may_stop_and_keep_the_state():
     assert seen[0].shape == START.shape
 
 
+def test_progress_is_shown_and_changes_nothing(capsys):
+    pytest.importorskip("rich", reason="rich is not installed: pip install 'cgopt[cli]'")
+    seen = []
+    shown = minimize(rosen, START, jac=rosen_der, progress=True, callback=seen.append)
+    np.testing.assert_array_equal(shown.x, minimize(rosen, START, jac=rosen_der).x)
+    assert len(seen) == shown.nit
+    assert capsys.readouterr().out == ""
+
+
 # --- as SciPy's ----------------------------------------------------------------------------------------------
 
 
@@ -380,6 +389,27 @@ def test_curvature_on_a_part_of_the_data_and_resumed():
         runs.append(result)
     np.testing.assert_array_equal(runs[0].x, runs[1].x)
     assert runs[0].fun < 0.1 * f.value(theta)
+
+
+def test_structural_damping_of_a_recurrent_network():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 6, 2))
+    Y = X[:, 0, :1] * X[:, -1, 1:]
+    network = cgopt.nn.RNN(2, 10, 1, outputs="last")
+    theta = network.init(0)
+    plain, damped = (NetworkObjective(network, cgopt.nn.SquaredError(), X, Y, structural=mu) for mu in (0.0, 0.3))
+    v = rng.standard_normal(theta.size)
+    assert v @ (damped.curvature(theta) @ v) > v @ (plain.curvature(theta) @ v)
+    for f in (plain, damped):
+        assert hessian_free(f, theta, maxiter=30).fun < 0.3 * f.value(theta)
+
+
+def test_products_over_a_part_of_the_data_cost_a_part():
+    f, theta = network_problem(curvature_samples=50)
+    B = f.curvature(theta)
+    before = f.cost
+    B @ theta
+    assert f.cost - before == pytest.approx(0.25)
 
 
 def test_natural_gradient_of_a_softmax_keeps_the_divergence():
