@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.peers.report import COLOURS, seconds_in_words
 from benchmarks.peers.solve import (
     AUTO,
+    COLD_SECONDS,
     HOPELESS,
     ITERATIVE,
     PEERS,
@@ -207,7 +208,8 @@ def _method(results: Mapping[str, Any]) -> str:
         f"{results['maxiter']} iterations and {results['limit_seconds']:g} s, set-up included; a contender is also "
         f"ended at {HOPELESS:g} times the best time so far, never before {SHORTEST_LIMIT:g} s. Times are of set-up "
         f"from arrays in memory (for us, a SciPy CSR matrix) plus solve; under {SHORT_SECONDS:g} s the median of "
-        f'{REPEAT}, in turns. In the column "over the set" failures, and times beyond it, are charged {HOPELESS:g} '
+        f"{REPEAT}, in turns, under {COLD_SECONDS:g} s each after an unrecorded one. "
+        f'In the column "over the set" failures, and times beyond it, are charged {HOPELESS:g} '
         "times the best one's time."
     )
 
