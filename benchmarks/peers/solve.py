@@ -212,7 +212,8 @@ def solve_once(workers: Workers, configuration: Configuration, problem: Problem,
     except Late:
         return Run("time limit", 0.0, limit, rtol=rtol)
     except RuntimeError as error:
-        return Run(f"ended: {' '.join(str(error).split())[-200:]}", 0.0, 0.0, rtol=rtol)
+        print(error, file=sys.stderr)  # it may name paths, which stay out of the results
+        return Run("crashed", 0.0, 0.0, rtol=rtol)
     if "error" in answer:
         return Run(f"failed: {answer['error']}", setup, 0.0, rtol=rtol)
     seconds, note = answer["seconds"], answer["reason"]
