@@ -29,6 +29,7 @@ HOPELESS = 20.0
 
 SHORTEST_LIMIT = 2.0
 COMPILING_SECONDS = 200.0
+WARM_UPS = 4
 SHORT_SECONDS = 0.2
 COLD_SECONDS = 0.05
 REPEAT = 3
@@ -234,11 +235,12 @@ def solve_once(workers: Workers, configuration: Configuration, problem: Problem,
 def solve(workers: Workers, configuration: Configuration, problem: Problem, limit: float) -> Run:
     """Solve to `RTOL`; where a contender takes its own residual's word for it, once more with a tighter tolerance.
 
-    A solve in which something was compiled is made again.
+    A solve in which something was compiled is made again, more than once if the limit ended it halfway.
     """
-    run = solve_once(workers, configuration, problem, limit, RTOL)
-    if run.compiled:
+    for _ in range(WARM_UPS + 1):
         run = solve_once(workers, configuration, problem, limit, RTOL)
+        if not run.compiled:
+            break
     return solve_once(workers, configuration, problem, limit, TIGHTER * RTOL) if run.status == "stops short" else run
 
 
