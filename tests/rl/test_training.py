@@ -281,6 +281,13 @@ def test_callbacks(tmp_path):
     assert stopped.steps == 128
 
 
+def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("torch")
+    TRPO("cgopt/CartPole-v1", **SMALL).learn(128, log_dir=tmp_path)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
 def test_progress_is_shown(capsys):
     pytest.importorskip("rich")
     TRPO("cgopt/CartPole-v1", **SMALL).learn(256, progress=True)
