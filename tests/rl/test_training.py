@@ -101,8 +101,9 @@ def start(algorithm, env, folder, mode):
     [
         ("TRPO", "cgopt/CartPole-v1"),
         ("TRPO", "Pendulum-v1"),
-        ("NaturalPolicyGradient", "cgopt/Acrobot-v1"),
-        ("Reinforce", "cgopt/MountainCarContinuous-v0"),
+        pytest.param("NaturalPolicyGradient", "cgopt/Acrobot-v1", marks=pytest.mark.long),
+        pytest.param("Reinforce", "cgopt/MountainCarContinuous-v0", marks=pytest.mark.long),
+        pytest.param("TRPO", "Acrobot-v1", marks=pytest.mark.long),
     ],
 )
 def test_killed_and_resumed_ends_as_the_uninterrupted_run(algorithm, env, tmp_path):
