@@ -29,10 +29,10 @@ COLOURS = {
     "PETSc, 2 ranks": "#ee6677",
     "Eigen, 2 threads": "#228833",
     "cgopt, 8 vectors": "#bbbbbb",
-    "curvlinops": "#4477aa",
-    "BackPACK": "#66ccee",
-    "torch": "#ee6677",
-    "jax": "#ccbb44",
+    "curvlinops": "#332288",
+    "BackPACK": "#88ccee",
+    "torch": "#cc6677",
+    "jax": "#ddcc77",
     "target": "black",
 }
 """Tol's bright scheme, told apart by the colour-blind; the order is the legend's."""

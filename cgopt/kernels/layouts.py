@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 
 
 class Dense(NamedTuple):
-    """A Hermitian matrix, C-contiguous ``(n, n)``."""
+    """A Hermitian matrix, C-contiguous ``(n, >= n)``; what is to the right of column n is not read."""
 
     values: Array
 
 
 class DenseLower(NamedTuple):
-    """A real symmetric matrix, C-contiguous ``(n, n)``, of which only the lower triangle is read."""
+    """A real symmetric matrix, C-contiguous ``(n, >= n)``, of which only the lower triangle is read."""
 
     values: Array
 
@@ -59,7 +59,17 @@ class DIA(NamedTuple):
     data: Array
 
 
-Layout = Dense | DenseLower | CSR | SortedCSR | DIA
+class HalfDIA(NamedTuple):
+    """The main diagonal of a real symmetric matrix and those above it, ``offsets[0] = 0`` first, in rising order.
+
+    ``data[d, i]`` is the entry in row i, column ``i + offsets[d]``, and the one in row ``i + offsets[d]``, column i.
+    """
+
+    offsets: Array
+    data: Array
+
+
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA
 
 
 class Work(NamedTuple):

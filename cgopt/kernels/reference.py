@@ -20,9 +20,10 @@ from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, Hierarchy, SortedCSR
 def product(A: Any, p: Any) -> Any:
     """``A p`` for a layout or an operator."""
     if isinstance(A, Dense):
-        return A.values @ p
+        return A.values[:, : p.shape[0]] @ p
     if isinstance(A, DenseLower):
-        return np.tril(A.values) @ p + np.tril(A.values, -1).T @ p
+        values = A.values[:, : p.shape[0]]
+        return np.tril(values) @ p + np.tril(values, -1).T @ p
     if isinstance(A, (CSR, SortedCSR)):
         out = np.zeros(p.shape, np.result_type(A.data, p))
         for i in range(p.shape[0]):

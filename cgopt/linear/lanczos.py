@@ -18,6 +18,7 @@ from ..arrays import Array
 from ..kernels import loops
 
 DEFICIT = 0.25  # share of the squared error that an estimate used for stopping may miss (Meurant, Papez, Tichy 2021)
+FAITHFUL = 4.0  # squared ratio of true and recursive residual up to which the coefficients are believed
 HISTORY = 1e-4  # how far the error fell over the steps that are looked back at for its rate (the same)
 
 
@@ -224,5 +225,21 @@ class ErrorGoal:
         else:
             sharp, _ = radau_coefficients(alpha, beta, self.smallest)
             error = float(sharp[-1] * rz[-1])
+        return error <= self._square(drops)
+
+    def _square(self, drops: Array) -> float:
+        """The squared error at which the goal is met."""
         square = max(0.0, float(np.sum(drops)) + self.offset)
-        return error <= max(self.rtol * self.rtol * square, self.atol * self.atol)
+        return max(self.rtol * self.rtol * square, self.atol * self.atol)
+
+    def supported(self, log: Array, rz0: float, true: float) -> bool:
+        """Whether the true r'r bears out that the goal is met: the coefficients tell of the recursive residual only.
+
+        It does if it is about as small as the recursive one is at the end, or was when the error first came down to
+        the goal: below that the recursive residual goes on falling where the true one cannot.
+        """
+        drops = log[:, loops.LOG_ALPHA] * np.append(rz0, log[:-1, loops.LOG_RZ])
+        tails = np.cumsum(drops[::-1])[::-1]
+        enough = np.flatnonzero((1.0 + DEFICIT) * tails[1:] <= self._square(drops))
+        first = int(enough[0]) if enough.size else -1  # tails[l + 1] is the error after iteration l, in row l
+        return true <= FAITHFUL * max(float(log[first, loops.LOG_RR]), float(log[-1, loops.LOG_RR]))

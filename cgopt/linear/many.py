@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import Array, real_view
 from ..kernels import cpu, loops
 from ..status import OF_CODE
-from .one import FAITHFUL, error_goal_of
+from .one import error_goal_of
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
@@ -143,8 +143,8 @@ def solve_group(
         cpu.residual_many(layout, right, x, r, true, unsure, w)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
-    for j in range(k):
-        if codes[j] == loops.ACCURATE and true[j] > FAITHFUL * steps_of(log, j)[-1, loops.LOG_RR]:
+    for j, error_goal in enumerate(error_goals):
+        if codes[j] == loops.ACCURATE and not error_goal.supported(steps_of(log, j), S[j, loops.RZ0], true[j]):
             codes[j] = loops.STAGNATED
     for j in range(k):
         if shifts[j] and space.unscale(

@@ -14,8 +14,6 @@ from .result import CGResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
 
-FAITHFUL = 4.0  # squared ratio of true and recursive residual up to which an error estimate is believed
-
 
 def error_goal_of(system: System, goal: Goal, exponent: int, x: Array, b: Array, r: Array) -> ErrorGoal:
     """The goal of ``criterion="error"`` in the units that are solved in: ``2^eA A x' = 2^e b``."""
@@ -105,8 +103,8 @@ def solve_one(
         true = cpu.residual(layout, b, scale, x, r, w)
     if true <= target:
         code = loops.CONVERGED
-    if code == loops.ACCURATE and true > FAITHFUL * logs[0][-1, loops.LOG_RR]:
-        code = loops.STAGNATED  # the coefficients tell of a recursion that has left the true residual behind
+    if code == loops.ACCURATE and error_goal is not None and not error_goal.supported(logs[0], s[loops.RZ0], true):
+        code = loops.STAGNATED
     direction = None
     if code == loops.INDEFINITE or code == loops.SINGULAR:
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()

@@ -29,6 +29,7 @@ from .spectrum import ends_of_spectrum
 KINDS = ("smoothed_aggregation", "classical")
 COARSEST = 300  # unknowns that are solved for by Cholesky's factor, dense
 MOST_LEVELS = 25
+WORTH_THREADS = 400_000  # entries plus 4 times rows of a level below which one thread sweeps as fast as two
 STALLED = 0.8  # a coarse level with more than this part of the unknowns is not worth having
 M_MATRIX = 2.2  # row sums up to here: unit diagonal and (nearly) diagonally dominant, where Gershgorin's bound is sharp
 
@@ -306,7 +307,10 @@ def near_nullspace(B: Any, block_size: int, n: int) -> Array:
 def make_level(A: CSR, finest: Level | None = None, own: bool = True) -> Level:
     """Scale a matrix to unit diagonal, in place if `own`; no coarser level is cut into more chunks than the finest."""
     n = A.indptr.size - 1
-    work = cpu.share_rows(n, A.data.size, A.indptr, threads=finest.work.bounds.size - 1 if finest else None)
+    threads = finest.work.bounds.size - 1 if finest else None
+    if A.data.size + 4 * n < WORTH_THREADS:
+        threads = 1
+    work = cpu.share_rows(n, A.data.size, A.indptr, threads=threads)
     diagonal = np.zeros(n)
     cpu.diagonal_csr(*A, diagonal)
     scale, excess = np.empty(n), np.empty(n)

@@ -88,10 +88,10 @@ def matrix(layout, dtype, n=N):
         columns = rng.choice(n, size=n if i == 17 else rng.integers(0, 10), replace=False)
         dense[i, columns] = random(rng, columns.size, dtype)
     if layout == "dense":
-        return Dense(dense), dense
+        return Dense(np.pad(dense, ((0, 0), (0, 3)))), dense
     if layout == "lower":
         dense = np.tril(dense) + np.tril(dense, -1).T
-        return DenseLower(dense), dense
+        return DenseLower(np.pad(dense, ((0, 0), (0, 7)))), dense
     rows = formats.csr_arrays(sp.csr_array(dense))
     return (rows if layout == "csr" else formats.to_sorted(rows)), dense
 

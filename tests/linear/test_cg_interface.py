@@ -24,13 +24,7 @@ RTOL = 1e-5
 
 def spd(dtype=np.float64):
     """A banded SPD matrix with an uneven diagonal; integers, so that every type holds it exactly."""
-    A = (
-        np.diag(np.arange(6, 6 + N))
-        - 2 * np.eye(N, k=1)
-        - 2 * np.eye(N, k=-1)
-        + np.eye(N, k=5)
-        + np.eye(N, k=-5)
-    )
+    A = np.diag(np.arange(6, 6 + N)) - 2 * np.eye(N, k=1) - 2 * np.eye(N, k=-1) + np.eye(N, k=5) + np.eye(N, k=-5)
     if np.dtype(dtype).kind == "c":
         A = A + 1j * np.eye(N, k=2) - 1j * np.eye(N, k=-2)
     return A.astype(dtype)
@@ -219,9 +213,7 @@ KINDS = {
     "nested list": lambda A: A.tolist(),
     "tuple of rows": lambda A: tuple(map(tuple, A)),
     "LinearOperator": sla.aslinearoperator,
-    "LinearOperator of a function": lambda A: sla.LinearOperator(
-        A.shape, matvec=lambda v: A @ v, dtype=A.dtype
-    ),
+    "LinearOperator of a function": lambda A: sla.LinearOperator(A.shape, matvec=lambda v: A @ v, dtype=A.dtype),
     "callable": lambda A: lambda v: A @ v,
     "callable giving lists": lambda A: lambda v: (A @ v).tolist(),
     "callable giving columns": lambda A: lambda v: (A @ v)[:, None],
@@ -230,9 +222,7 @@ KINDS = {
 }
 KINDS |= {
     f"{form} {kind}": lambda A, form=form, kind=kind: getattr(sp, f"{form}_{kind}")(A)
-    for form, kind in itertools.product(
-        ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"], ["array", "matrix"]
-    )
+    for form, kind in itertools.product(["bsr", "coo", "csc", "csr", "dia", "dok", "lil"], ["array", "matrix"])
 }
 
 
@@ -295,9 +285,7 @@ def torch():
 
 def torch_csr(torch, A):
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Sparse CSR tensor support is in beta", category=UserWarning
-        )
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
         return torch.from_numpy(A).to_sparse_csr()
 
 
@@ -498,9 +486,7 @@ def test_exact_guess_needs_no_iteration(A, columns):
     assert not np.shares_memory(result.x, exact)
 
 
-@pytest.mark.parametrize(
-    "M", [None, "jacobi", np.diag(1 / np.arange(6.0, 6 + N))], ids=["none", "jacobi", "matrix"]
-)
+@pytest.mark.parametrize("M", [None, "jacobi", np.diag(1 / np.arange(6.0, 6 + N))], ids=["none", "jacobi", "matrix"])
 @pytest.mark.parametrize("columns", [1, 2])
 def test_guess_Mb(M, columns):
     b = rhs() if columns == 1 else np.stack([rhs(), np.roll(rhs(), 1)], 1)
@@ -621,9 +607,7 @@ def test_every_form_of_a_preconditioner_is_the_same(form, columns):
     assert result.converged
     for j in range(columns):
         iterates = []
-        expected, _ = sla.cg(
-            spd(), b.reshape(N, -1)[:, j], M=np.diag(1 / D), rtol=1e-10, callback=iterates.append
-        )
+        expected, _ = sla.cg(spd(), b.reshape(N, -1)[:, j], M=np.diag(1 / D), rtol=1e-10, callback=iterates.append)
         column = result if columns == 1 else result.columns[j]
         assert column.iterations == len(iterates)
         np.testing.assert_allclose(column.x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
@@ -635,9 +619,7 @@ def test_the_inverse_as_preconditioner_needs_one_iteration(A):
     assert (result.info, result.iterations) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    "M", [None, "none", np.eye(N), lambda r: r], ids=["None", "none", "identity", "callable"]
-)
+@pytest.mark.parametrize("M", [None, "none", np.eye(N), lambda r: r], ids=["None", "none", "identity", "callable"])
 def test_no_preconditioner(M):
     np.testing.assert_allclose(cgopt.cg(spd(), rhs(), M=M).x, cgopt.cg(spd(), rhs()).x, rtol=1e-13)
 
@@ -680,9 +662,7 @@ def test_a_solver_solves_again_and_again():
 def test_history_begins_at_iteration_zero(x0, M):
     result = cgopt.cg(spd(), rhs(), x0, M=M, rtol=1e-9)
     assert result.history.shape == (result.iterations + 1,)
-    assert result.history[0] == pytest.approx(
-        true_residual(spd(), np.zeros(N) if x0 is None else x0, rhs()), rel=1e-13
-    )
+    assert result.history[0] == pytest.approx(true_residual(spd(), np.zeros(N) if x0 is None else x0, rhs()), rel=1e-13)
     assert result.history[-1] == pytest.approx(result.residual_norm, rel=1e-13)
     assert result.history[-1] <= 1e-9 * np.linalg.norm(rhs())
 
@@ -747,11 +727,7 @@ SCALES = [1.0, 1e-300, 1e300]  # ordinary, and two that make the solver work on 
 def arrays_of(a):
     if sp.issparse(a):
         a = a.tocsr() if a.format in ("lil", "dok") else a
-        return [
-            getattr(a, name)
-            for name in ("data", "indices", "indptr", "row", "col", "offsets")
-            if hasattr(a, name)
-        ]
+        return [getattr(a, name) for name in ("data", "indices", "indptr", "row", "col", "offsets") if hasattr(a, name)]
     return [np.asarray(a)]
 
 

@@ -97,9 +97,7 @@ class Run:
         `perturbed` bounds ``|A - A'|`` for another matrix A' whose exact CG is to be compared with, and
         `start_error` the norm of an error in b or in the first residual.
         """
-        result = minimize_quadratic(
-            A, -b, x0, rtol=0.0, maxiter=steps, M=M, check=False, keep_directions=True
-        )
+        result = minimize_quadratic(A, -b, x0, rtol=0.0, maxiter=steps, M=M, check=False, keep_directions=True)
         u, n = roundoff(result.x.dtype), b.size
         A, b, X, P = wide(A), wide(b), wide(result.iterates), wide(result.directions)
         R = [b - A @ x for x in X]
@@ -149,10 +147,7 @@ class Run:
         # What is looked at: x as it came, b - A x, and differences of iterates over alpha. Doubled for second
         # order.
         seen_r = [2 * (size * e + product * (norm(b) + size * norm(x))) for e, x in zip(dx, X, strict=False)]
-        seen_p = [
-            2 * (e + 3 * u * (norm(X[k + 1]) / alphas[k] + norm(P[k])))
-            for k, e in enumerate(dp[: len(alphas)])
-        ]
+        seen_p = [2 * (e + 3 * u * (norm(X[k + 1]) / alphas[k] + norm(P[k]))) for k, e in enumerate(dp[: len(alphas)])]
         return cls(A, list(X), R, list(P), [2 * e for e in dx], seen_r, seen_p, alphas, dalphas)
 
     def trusted(self):
@@ -298,18 +293,14 @@ def test_no_polynomial_does_better(system, zeros):
     star = error = solution(A, b)
     for zero in zeros[:k]:
         error = error - A @ error / zero
-    rounding = (
-        np.sqrt(norm(A)) * run.dx[k] + 10 * k * b.size * U64 * energy_norm(A, error) + solution_error(A, star)
-    )
+    rounding = np.sqrt(norm(A)) * run.dx[k] + 10 * k * b.size * U64 * energy_norm(A, error) + solution_error(A, star)
     assert energy_norm(A, star - run.x[k]) <= energy_norm(A, error) + rounding
 
 
 @st.composite
 def few_eigenvalues(draw):
     """Eigenvalues with few distinct values, a matrix that has them, and b."""
-    spectrum = draw(
-        spectra(st.integers(1, 8), condition=30.0, distinct=None).filter(lambda e: np.unique(e).size <= 4)
-    )
+    spectrum = draw(spectra(st.integers(1, 8), condition=30.0, distinct=None).filter(lambda e: np.unique(e).size <= 4))
     return spectrum, draw(spd_matrices(spectrum=spectrum)), draw(vectors(spectrum.size))
 
 
@@ -506,9 +497,7 @@ def test_error_stays_below_the_chebyshev_bound(system, steps):
 def test_renumbering_and_changing_signs_of_the_unknowns_changes_nothing_else(system, data):
     A, b = system
     order = np.array(data.draw(st.permutations(range(b.size))))
-    signs = np.array(
-        data.draw(st.lists(st.sampled_from([-1, 1]), min_size=b.size, max_size=b.size)), A.real.dtype
-    )
+    signs = np.array(data.draw(st.lists(st.sampled_from([-1, 1]), min_size=b.size, max_size=b.size)), A.real.dtype)
     turned = Run.of((signs[:, None] * A * signs)[np.ix_(order, order)], (signs * b)[order], steps=4)
     run = Run.of(A, b, steps=4)
     for k in range(min(run.trusted(), turned.trusted()) + 1):
@@ -530,9 +519,7 @@ def test_orthogonal_change_of_basis_turns_the_iterates(system, data):
     )
     run = Run.of(A, b, steps=4)
     for k in range(min(run.trusted(), turned.trusted()) + 1):
-        assert norm(H @ run.x[k] - turned.x[k]) <= run.dx[k] + turned.dx[k] + 8 * b.size * U64 * norm(
-            run.x[k]
-        )
+        assert norm(H @ run.x[k] - turned.x[k]) <= run.dx[k] + turned.dx[k] + 8 * b.size * U64 * norm(run.x[k])
 
 
 @given(any_system, st.integers(-60, 60), st.integers(-60, 60), st.sampled_from([None, "jacobi"]))
@@ -590,9 +577,7 @@ def test_ritz_values_have_the_unit_of_the_matrix_and_none_when_preconditioned(c,
     np.testing.assert_array_equal(scaled.ritz_values, np.ldexp(plain.ritz_values, 0 if M else c))
 
 
-@pytest.mark.parametrize(
-    ("c", "s"), [(-100, 664), (100, -664), (0, 1000), (0, -900), (300, -330), (-300, 330)]
-)
+@pytest.mark.parametrize(("c", "s"), [(-100, 664), (100, -664), (0, 1000), (0, -900), (300, -330), (-300, 330)])
 @pytest.mark.parametrize("M", [None, "jacobi"])
 def test_extreme_powers_of_two_scale_every_bit_of_a_function_too(c, s, M):
     A = np.ldexp(LONG, c)
@@ -613,9 +598,7 @@ def assert_same_in_other_units(scaled, plain, c, s):
     assert scaled.error_estimate * 2.0 ** (c / 2) / 2.0**s == pytest.approx(plain.error_estimate, rel=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("t", "s"), [(1e-30, 1e200), (1e30, 1e-200), (1e-200, 1e-200), (1e150, 1e-100), (3.0, 7.0)]
-)
+@pytest.mark.parametrize(("t", "s"), [(1e-30, 1e200), (1e30, 1e-200), (1e-200, 1e-200), (1e150, 1e-100), (3.0, 7.0)])
 @pytest.mark.parametrize("x0", [None, "guess"])
 def test_any_factors_give_the_same_answer(t, s, x0):
     A, b = LONG * t, LOAD * s
@@ -771,9 +754,7 @@ def test_full_termination_finds_the_extreme_eigenvalues(case):
     last = run.dr[-1] / norm(run.r[-2]) / run.alpha[-1]
     assume(last < 0.01 * np.min(np.diff(values), initial=values[0]))
     np.testing.assert_allclose(result.ritz_values, values[[0, -1]], rtol=0, atol=2 * last + spread(A))
-    assert result.condition_estimate == pytest.approx(
-        values[-1] / values[0], abs=4 * (last + spread(A)) * values[-1]
-    )
+    assert result.condition_estimate == pytest.approx(values[-1] / values[0], abs=4 * (last + spread(A)) * values[-1])
 
 
 @given(split_systems(), st.integers(1, 8))
@@ -867,9 +848,7 @@ def test_a_negative_eigenvalue_that_does_not_occur_in_b_is_not_met(positive, neg
 # ---- the answer ----
 
 
-@given(
-    spd_operators(st.one_of(*(spd_matrices(dtype=t, condition=1e3) for t in DTYPES), sparse_spd())), st.data()
-)
+@given(spd_operators(st.one_of(*(spd_matrices(dtype=t, condition=1e3) for t in DTYPES), sparse_spd())), st.data())
 def test_converged_means_converged_in_every_form(case, data):
     b = data.draw(vectors(case.n, dtype=case.dtype))
     u = roundoff(case.dtype)

@@ -126,9 +126,7 @@ def test_the_recursive_residual_does_lie(name):
     assert np.linalg.norm(b - A @ x) > 1.2 * RTOL * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize(
-    "name", [*EXAMPLES, *(n for n in ("nos4", "bcsstk02", "gr_30_30", "mesh1e1") if n in NAMES)]
-)
+@pytest.mark.parametrize("name", [*EXAMPLES, *(n for n in ("nos4", "bcsstk02", "gr_30_30", "mesh1e1") if n in NAMES)])
 def test_iterations_are_those_of_scipy(name):
     # The same recurrence in another order of summation: on well-conditioned matrices rounding moves the end
     # by a few iterations at the most, and the true residual may take one or two more.

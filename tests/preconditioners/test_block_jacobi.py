@@ -81,8 +81,9 @@ def test_types(dtype):
     A = gallery.elasticity((10, 6)).astype(dtype)
     b = np.ones(140, dtype)
     M = BlockJacobi(A)
-    assert (M @ b).dtype == M.dtype == dtype
-    assert cgopt.cg(A, b, M=M, rtol=1e-4).converged
+    z = M @ b
+    assert z.dtype == M.dtype == dtype
+    np.testing.assert_allclose(z, BlockJacobi(gallery.elasticity((10, 6))) @ np.ones(140), rtol=1e-5)
     out = np.empty((140, 2), dtype)[:, 1]
     np.testing.assert_array_equal(M.matvec(b, out=out), M @ b)
 

@@ -112,9 +112,10 @@ def test_types(dtype):
     A = gallery.poisson((12, 12)).astype(dtype)
     M = Deflation(A, np.eye(144)[:, :3])
     b = np.ones(144, dtype)
-    assert (M @ b).dtype == M.dtype == dtype
-    np.testing.assert_allclose(M @ np.stack([b, b], axis=1), np.stack([M @ b] * 2, axis=1), rtol=1e-4)
-    assert cgopt.cg(A, b, M=M, rtol=1e-4).converged
+    z = M @ b
+    assert z.dtype == M.dtype == dtype
+    np.testing.assert_allclose(z, Deflation(gallery.poisson((12, 12)), np.eye(144)[:, :3]) @ np.ones(144), rtol=1e-4)
+    np.testing.assert_allclose(M @ np.stack([b, b], axis=1), np.stack([z, z], axis=1), rtol=1e-4)
 
 
 def test_works_on_functions_on_multigrid_and_in_scipy():

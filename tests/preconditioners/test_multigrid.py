@@ -30,6 +30,7 @@ def cut(monkeypatch):
     """Small matrices cut into chunks of rows as if they were large, without the cost of threads."""
     monkeypatch.setattr("cgopt.kernels.cpu.threads.SMALL", 0)
     monkeypatch.setattr("cgopt.kernels.cpu.threads._forked", True)
+    monkeypatch.setattr(module, "WORTH_THREADS", 0)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, DenseLower, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, HalfDIA, SortedCSR, Work
 from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
 from .block import block_advance, block_gram, block_reduce, block_turn
@@ -88,7 +88,7 @@ __all__ = [
     "unsort_rows",
 ]
 
-NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia"}
+NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia", HalfDIA: "half_dia"}
 PYTHON = "python"
 SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")

@@ -20,10 +20,12 @@ from .products import (
     rows_csr,
     rows_dense,
     rows_dia,
+    rows_half_dia,
     rows_sorted,
     true_rows_csr,
     true_rows_dense,
     true_rows_dia,
+    true_rows_half_dia,
     true_rows_sorted,
 )
 from .updates import real_product
@@ -91,10 +93,12 @@ apply_dot_many_csr = product_kernel("csr", rows_csr)
 apply_dot_many_sorted = product_kernel("sorted", rows_sorted)
 apply_dot_many_dense = apply_dot_many_lower = product_kernel("dense", rows_dense)
 apply_dot_many_dia = product_kernel("dia", rows_dia)
+apply_dot_many_half_dia = product_kernel("half_dia", rows_half_dia)
 residual_many_csr = residual_kernel("csr", true_rows_csr)
 residual_many_sorted = residual_kernel("sorted", true_rows_sorted)
 residual_many_dense = residual_many_lower = residual_kernel("dense", true_rows_dense)
 residual_many_dia = residual_kernel("dia", true_rows_dia)
+residual_many_half_dia = residual_kernel("half_dia", true_rows_half_dia)
 
 
 @pair(REASSOCIATE)

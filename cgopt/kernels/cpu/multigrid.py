@@ -20,6 +20,7 @@ from .compile import CONTRACT, REASSOCIATE, helper, inline, pair
 
 U = np.uint64
 ONE = U(1)
+FEW = 5_000  # rows with couplings between chunks that one thread goes over before another has woken up
 
 
 @pair(REASSOCIATE)
@@ -167,16 +168,27 @@ def make_pass(H: Any, step: Any, level: Any, t: Any) -> None:
         backward_rows(H, H.x, H.b, low, high)
 
 
+@helper
+def takes_threads(H: Any, step: Any, level: Any) -> Any:
+    """Whether a pass is worth waking threads for: not where one chunk has all, or there are few couplings between."""
+    parts = H.bounds.shape[1] - 1
+    if step == COARSEST or H.bounds[level, 1] == H.bounds[level, parts]:
+        return False
+    if step == RESIDUAL_BETWEEN or step == BETWEEN:
+        return H.between_bounds[level, parts] - H.between_bounds[level, 0] > FEW
+    return True
+
+
 @pair(CONTRACT)
 def v_cycle(H: Any) -> None:
     """``x = V b`` on level 0 of a hierarchy."""
-    passes, bounds = H.schedule, H.bounds
-    parts = bounds.shape[1] - 1
+    passes = H.schedule
+    parts = H.bounds.shape[1] - 1
     for k in range(passes.shape[0]):
         step, level = passes[k, 0], passes[k, 1]
-        if step == COARSEST or bounds[level, 1] == bounds[level, parts]:  # one chunk has all: not worth the threads
-            for t in range(parts):
+        if takes_threads(H, step, level):
+            for t in prange(parts):
                 make_pass(H, step, level, t)
         else:
-            for t in prange(parts):
+            for t in range(parts):
                 make_pass(H, step, level, t)

@@ -29,7 +29,14 @@ TILE = 2048  # rows of q kept in first-level cache while the diagonals pass over
 MASK = U(WINDOW - 1)
 
 # The order of operations is free where a loop over entries may be vectorised, and is not for rows of a few entries.
-FLAGS = {"csr": CONTRACT, "sorted": CONTRACT, "dense": REASSOCIATE, "lower": REASSOCIATE, "dia": REASSOCIATE}
+FLAGS = {
+    "csr": CONTRACT,
+    "sorted": CONTRACT,
+    "dense": REASSOCIATE,
+    "lower": REASSOCIATE,
+    "dia": REASSOCIATE,
+    "half_dia": REASSOCIATE,
+}
 
 
 @inline
@@ -100,23 +107,30 @@ def rows_dense(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
 
 
 @inline
-def add_panel(values: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
-    """Rows i to i + 3 left of the diagonal and, transposed, the columns above it; returns their part of ``p'q``.
+def add_panel(v: Any, p: Any, q: Any, i: Any, zero: Any) -> Any:
+    """Rows i to i + 3 up to the diagonal and, transposed, the columns above it; returns their part of ``p'q``.
 
     Each entry is read once and used twice; four rows at a time, so that q is loaded and stored once for four.
     """
-    p0, p1, p2, p3 = p[i], p[i + ONE], p[i + TWO], p[i + THREE]
+    i1, i2, i3 = i + ONE, i + TWO, i + THREE
+    p0, p1, p2, p3 = p[i], p[i1], p[i2], p[i3]
     s0, s1, s2, s3 = zero, zero, zero, zero
     for j in range(i):
         pj = p[j]
-        a0, a1, a2, a3 = values[i, j], values[i + ONE, j], values[i + TWO, j], values[i + THREE, j]
+        a0, a1, a2, a3 = v[i, j], v[i1, j], v[i2, j], v[i3, j]
         s0 += a0 * pj
         s1 += a1 * pj
         s2 += a2 * pj
         s3 += a3 * pj
         q[j] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
-    q[i], q[i + ONE], q[i + TWO], q[i + THREE] = s0, s1, s2, s3
-    return 2.0 * (real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3))
+    # the block on the diagonal
+    d0 = v[i, i] * p0 + v[i1, i] * p1 + v[i2, i] * p2 + v[i3, i] * p3
+    d1 = v[i1, i] * p0 + v[i1, i1] * p1 + v[i2, i1] * p2 + v[i3, i1] * p3
+    d2 = v[i2, i] * p0 + v[i2, i1] * p1 + v[i2, i2] * p2 + v[i3, i2] * p3
+    d3 = v[i3, i] * p0 + v[i3, i1] * p1 + v[i3, i2] * p2 + v[i3, i3] * p3
+    q[i], q[i1], q[i2], q[i3] = s0 + d0, s1 + d1, s2 + d2, s3 + d3
+    left = real_product(p0, s0) + real_product(p1, s1) + real_product(p2, s2) + real_product(p3, s3)
+    return 2.0 * left + real_product(p0, d0) + real_product(p1, d1) + real_product(p2, d2) + real_product(p3, d3)
 
 
 @chunk(FLAGS["lower"])
@@ -130,15 +144,6 @@ def rows_lower(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     i = U(low)
     while i + THREE < U(high):
         pq += add_panel(values, p, q, i, zero)
-        for row in range(i, i + FOUR):  # the block on the diagonal
-            s = values[row, row] * p[row]
-            pq += real_product(p[row], s)
-            for j in range(i, row):
-                t = values[row, j] * p[j]
-                s += t
-                q[j] += values[row, j] * p[row]
-                pq += 2.0 * real_product(p[row], t)
-            q[row] += s
         i += FOUR
     while i < U(high):
         s = zero
@@ -243,6 +248,95 @@ def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     return pq
 
 
+# Symmetric diagonals. Row i takes ``d_k[i] p[i + k]`` from the diagonal k above the main one, and ``d_k[i - k] p[i - k]``
+# from its mirror image below, which is the same memory read a second time, k places back and mostly from cache: nothing
+# is scattered. Three and four diagonals (the 5- and 7-point stencils) have a loop of their own.
+
+
+@inline
+def mirrored(data: Any, p: Any, i: Any, d: Any, s: Any) -> Any:
+    """Terms of row i from an upper diagonal and its mirror image."""
+    return data[d, i] * p[i + s] + data[d, i - s] * p[i - s]
+
+
+@inline
+def half_inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, count: Any) -> Any:
+    """``q = A p`` and ``p'q`` for rows in which all of three or four diagonals and their images lie inside the matrix."""
+    pq = 0.0
+    s1, s2 = U(offsets[1]), U(offsets[2])
+    if count == 3:
+        for i in range(low, high):
+            qi = data[U(0), i] * p[i] + mirrored(data, p, i, ONE, s1) + mirrored(data, p, i, TWO, s2)
+            q[i] = qi
+            pq += real_product(p[i], qi)
+        return pq
+    s3 = U(offsets[3])
+    for i in range(low, high):
+        qi = (
+            data[U(0), i] * p[i]
+            + mirrored(data, p, i, ONE, s1)
+            + mirrored(data, p, i, TWO, s2)
+            + mirrored(data, p, i, THREE, s3)
+        )
+        q[i] = qi
+        pq += real_product(p[i], qi)
+    return pq
+
+
+@inline
+def half_tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, inside: Any) -> Any:
+    """``q = A p`` and ``p'q`` for a few rows, whose q stays in first-level cache while it is added up."""
+    n = q.shape[0]
+    for i in range(U(low), U(high)):
+        q[i] = data[U(0), i] * p[i]
+    d = ONE
+    left = offsets.shape[0] - 1
+    while left > 0:
+        s0 = U(offsets[d])
+        if inside and left >= 2:
+            s1 = U(offsets[d + ONE])
+            for i in range(U(low), U(high)):
+                q[i] += mirrored(data, p, i, d, s0) + mirrored(data, p, i, d + ONE, s1)
+            d += TWO
+            left -= 2
+        else:  # each diagonal over the rows that it has, above the main one and below
+            for i in range(U(low), U(max(low, min(high, n - offsets[d])))):
+                q[i] += data[d, i] * p[i + s0]
+            for i in range(U(min(high, max(low, offsets[d]))), U(high)):
+                q[i] += data[d, i - s0] * p[i - s0]
+            d += ONE
+            left -= 1
+    pq = 0.0
+    for i in range(U(low), U(high)):
+        pq += real_product(p[i], q[i])
+    return pq
+
+
+@chunk(FLAGS["half_dia"])
+def rows_half_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Symmetric diagonals."""
+    offsets, data = A.offsets, A.data
+    count = offsets.shape[0]
+    inner_first = offsets[count - 1]
+    inner_last = q.shape[0] - offsets[count - 1]
+    pq = 0.0
+    first = low
+    while first < high:
+        inside = inner_first <= first < inner_last
+        if inside and (count == 3 or count == 4):
+            last = min(high, inner_last)
+            pq += half_inner_rows(offsets, data, p, q, U(first), U(last), count)
+        else:
+            last = min(first + TILE, high)
+            if first < inner_first:
+                last = min(last, inner_first)
+            elif inside:
+                last = min(last, inner_last)
+            pq += half_tile_rows(offsets, data, p, q, first, last, inside)
+        first = last
+    return pq
+
+
 # ``true_rows_<layout>(A, b, scale, x, r, low, high)``: rows of ``r = scale b - A x``; returns their part of ``r'r``.
 # Terms and sums in fp64 (complex: complex128; 1.0 times an entry) whatever the storage: this is the number that
 # convergence is judged by.
@@ -314,6 +408,27 @@ def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
     return rr
 
 
+@chunk(CONTRACT)
+def true_rows_half_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
+    """Symmetric diagonals."""
+    offsets, data = A.offsets, A.data
+    n = x.shape[0]
+    rr = 0.0
+    for i in range(low, high):
+        s = 1.0 * data[0, i] * x[i]
+        for d in range(1, offsets.shape[0]):
+            j = i - offsets[d]
+            if j >= 0:
+                s += 1.0 * data[d, j] * x[j]
+            j = i + offsets[d]
+            if j < n:
+                s += 1.0 * data[d, i] * x[j]
+        ri = scale * b[i] - s
+        r[i] = ri
+        rr += real_product(ri, ri)
+    return rr
+
+
 rows: Callable[..., Any] = rows_csr  # `bind` puts the layout's own in its place
 
 
@@ -363,7 +478,9 @@ apply_dot_csr = product_kernel("csr", rows_csr)
 apply_dot_sorted = product_kernel("sorted", rows_sorted)
 apply_dot_dense = product_kernel("dense", rows_dense)
 apply_dot_dia = product_kernel("dia", rows_dia)
+apply_dot_half_dia = product_kernel("half_dia", rows_half_dia)
 residual_csr = residual_kernel("csr", true_rows_csr)
 residual_sorted = residual_kernel("sorted", true_rows_sorted)
 residual_dense = residual_lower = residual_kernel("dense", true_rows_dense)
 residual_dia = residual_kernel("dia", true_rows_dia)
+residual_half_dia = residual_kernel("half_dia", true_rows_half_dia)
