@@ -269,13 +269,6 @@ def curvature(settings: Settings, peers: Peers) -> Group:
     return products(settings)
 
 
-def batches(settings: Settings, peers: Peers) -> Group:
-    """Batches of small systems and block conjugate gradients; SciPy and NumPy are the peers."""
-    from benchmarks.peers import batches as module
-
-    return module.batches(settings)
-
-
 GROUPS: dict[str, Callable[[Settings, Peers], Group]] = {
     "small": small,
     "large": large,
@@ -283,7 +276,6 @@ GROUPS: dict[str, Callable[[Settings, Peers], Group]] = {
     "overhead": overhead,
     "latency": first_solve,
     "curvature": curvature,
-    "batches": batches,
 }
 
 

@@ -69,7 +69,16 @@ class HalfDIA(NamedTuple):
     data: Array
 
 
-Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA
+class HalfCSR(NamedTuple):
+    """A real symmetric matrix by its diagonal and, in compressed rows with rising columns, what lies below it."""
+
+    indptr: Array
+    indices: Array
+    data: Array
+    diagonal: Array
+
+
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA | HalfCSR
 
 
 class Work(NamedTuple):

@@ -157,13 +157,14 @@ def judge(true: float, event: int, s: Any) -> tuple[int, bool]:
     return RUNNING, event != DRIFTED or abs(true - recursive) > 1e-3 * recursive
 
 
-def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
+def cg_steps(A, E, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
     """Advance one solve by at most `steps` iterations.
 
     Parameters
     ----------
-    A, M
-        Layout and preconditioner data (or Python operators, interpreted).
+    A, E, M
+        Layouts that directions and the solution are multiplied by, and preconditioner data (or Python operators,
+        interpreted). E is the exact matrix, A may be stored in another way, or be close to it.
     b, x : (n,) arrays
         Right-hand side (not changed) and iterate (updated).
     V : (4, >= n) array
@@ -206,7 +207,7 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type:
         event = note_step(alpha, rr, rz, xx, pp, s)
         log[k, LOG_RR], log[k, LOG_RZ], log[k, LOG_ALPHA], log[k, LOG_BETA] = rr, rz, alpha, beta
         if event != NOTHING:
-            true = residual(A, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
+            true = residual(E, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
             code, again = judge(true, event, s)
             log[k, LOG_RR] = true
             if code != RUNNING:
@@ -220,12 +221,12 @@ def cg_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type:
         if not 0.0 < s[RZ] < float("inf"):
             return product_code(s[RZ]), k + 1
     if last:
-        s[RR] = residual(A, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
+        s[RR] = residual(E, b, s[SCALE], x, r, w)  # r = b - A x,  r'r
         return MAXITER, steps
     return RUNNING, steps
 
 
-def steihaug_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
+def steihaug_steps(A, E, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
     """Advance truncated conjugate gradients in a trust region by at most `steps` iterations (Steihaug 1983).
 
     Parameters as for `cg_steps`, with ``s[RADIUS]`` set; x is the step d, from zero. The loop ends before a step that
@@ -268,7 +269,7 @@ def steihaug_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  #
         event = note_step(alpha, rr, rz, xx, pp, s)
         log[k, LOG_RR], log[k, LOG_RZ], log[k, LOG_ALPHA], log[k, LOG_BETA] = rr, rz, alpha, beta
         if event != NOTHING:
-            true = residual(A, b, s[SCALE], x, r, w)  # r = b - A d,  r'r
+            true = residual(E, b, s[SCALE], x, r, w)  # r = b - A d,  r'r
             code, again = judge(true, event, s)
             log[k, LOG_RR] = true
             if code != RUNNING:
@@ -280,7 +281,7 @@ def steihaug_steps(A, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  #
         if not 0.0 < s[RZ] < float("inf"):
             return product_code(s[RZ]), k + 1
     if last:
-        s[RR] = residual(A, b, s[SCALE], x, r, w)  # r = b - A d,  r'r
+        s[RR] = residual(E, b, s[SCALE], x, r, w)  # r = b - A d,  r'r
         return MAXITER, steps
     return RUNNING, steps
 
@@ -295,7 +296,7 @@ def select(codes: Any, code: int, act: Any) -> int:
     return m
 
 
-def cg_steps_many(A, M, b, x, V, xr, Vr, S, T, I, log, w, wr, first, steps):  # type: ignore[no-untyped-def]
+def cg_steps_many(A, E, M, b, x, V, xr, Vr, S, T, I, log, w, wr, first, steps):  # type: ignore[no-untyped-def]
     """Advance k solves with one matrix by at most `steps` iterations, one pass over A in each.
 
     Like `cg_steps`, with scalars of its own for each system: b and x are (k, n), V is (4, k, n), ``S`` (k, SCALARS),
@@ -351,7 +352,7 @@ def cg_steps_many(A, M, b, x, V, xr, Vr, S, T, I, log, w, wr, first, steps):  # 
                 some[called] = j
                 called += 1
         if called > 0:
-            residual_many(A, b, x, r, rr, some[:called], w)  # r = b - A x,  r'r
+            residual_many(E, b, x, r, rr, some[:called], w)  # r = b - A x,  r'r
             for j in some[:called]:
                 codes[j], again = judge(rr[j], events[j], S[j])
                 log[k, j, LOG_RR] = rr[j]

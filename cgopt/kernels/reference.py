@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, Hierarchy, SortedCSR
+from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfCSR, HalfDIA, Hierarchy, SortedCSR
 
 
 def product(A: Any, p: Any) -> Any:
@@ -38,6 +38,21 @@ def product(A: Any, p: Any) -> Any:
             rows = slice(max(0, -offset), min(n, n - offset))
             columns = slice(rows.start + offset, rows.stop + offset)
             out[rows] += (diagonal[rows] * p[columns].T).T
+        return out
+    if isinstance(A, HalfCSR):
+        out = (A.diagonal * p.T).T
+        for i in range(p.shape[0]):
+            entries = slice(A.indptr[i], A.indptr[i + 1])
+            below = A.indices[entries]
+            out[i] += A.data[entries] @ p[below]
+            out[below] += np.multiply.outer(A.data[entries], p[i])
+        return out
+    if isinstance(A, HalfDIA):
+        n = p.shape[0]
+        out = (A.data[0] * p.T).T
+        for offset, diagonal in zip(A.offsets[1:], A.data[1:], strict=True):
+            out[: n - offset] += (diagonal[: n - offset] * p[offset:].T).T
+            out[offset:] += (diagonal[: n - offset] * p[: n - offset].T).T
         return out
     return A.matvec(p)
 

@@ -125,7 +125,7 @@ def block_cg(
         Preconditioner, as for `cgopt.cg`.
     check : bool
         Test with two products that A (and M) is symmetric.
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force the storage layout of a sparse A.
 
     Returns
@@ -221,7 +221,7 @@ class _Block:
             T = np.empty_like(P)
             cpu.multiply_many(self.operator.layout, P, T, self.work)
             return T
-        T = np.ascontiguousarray(self.system.layout.matmat(np.ascontiguousarray(P.T)).T)
+        T = np.ascontiguousarray(self.system.exact.matmat(np.ascontiguousarray(P.T)).T)
         return T
 
     def precondition(self, Q: Array) -> Array:

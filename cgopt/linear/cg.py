@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, as_array, first_nonfinite, like
+from ..kernels.layouts import HalfCSR
 from ..operators import MatrixOperator, as_operator
 from ..preconditioners import as_preconditioner
 from ..preconditioners.choose import choose, worth_choosing
@@ -44,7 +45,7 @@ class CGSolver:
         Of the products of a callable.
     check : bool
         Whether to test that A (and M) are Hermitian, with two products. On by default.
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force the storage layout of a sparse A.
 
     Attributes
@@ -115,7 +116,7 @@ class CGSolver:
     def nbytes(self) -> int:
         """Bytes held: matrix, preconditioner and workspaces."""
         held = self.operator.nbytes + (self.preconditioner.nbytes if self.preconditioner is not None else 0)
-        return held + sum(space.nbytes for space in self._spaces.values())
+        return held + self._system.nbytes + sum(space.nbytes for space in self._spaces.values())
 
     @property
     def bytes_per_iteration(self) -> int:
@@ -241,7 +242,8 @@ class CGSolver:
         return space
 
     def __repr__(self) -> str:
-        return f"CGSolver({self.operator!r}, M={self.preconditioner!r}, {self.nbytes / 1e6:.3g} MB)"
+        halved = ", loop reads half of the rows" if isinstance(self._system.layout, HalfCSR) else ""
+        return f"CGSolver({self.operator!r}{halved}, M={self.preconditioner!r}, {self.nbytes / 1e6:.3g} MB)"
 
 
 def cg(
@@ -285,7 +287,7 @@ def cg(
         `IterationState` instead. Returning or raising StopIteration ends the solve.
     check : bool
         Test with two products that A is Hermitian. Switch it off where products are dear.
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force the storage layout of a sparse A; by default the cheapest is chosen.
     progress : callable, optional
         Called with an `IterationState` a few times a second.

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays import Array, real_view
 from ..kernels import cpu, loops
+from ..kernels.layouts import Layout
 from ..status import OF_CODE
 from .one import error_goal_of
 from .result import CGResult, ManyResult
@@ -23,7 +24,7 @@ CACHE_BYTES = 24_000_000
 
 def group_sizes(system: System, itemsize: int, k: int) -> list[int]:
     """How many of k systems to advance together, group after group; at least two in each."""
-    if system.format == "python" or system.kind == "python":  # a product with all of them is one call
+    if not isinstance(system.exact, Layout) or system.kind == "python":  # a product with all of them is one call
         return [k]
     fitting = (CACHE_BYTES - system.operator.nbytes) // (4 * itemsize * system.n)  # x, r, p, q
     if fitting < 2 or fitting >= k:
@@ -73,7 +74,7 @@ def solve_group(
 ) -> list[CGResult]:
     """Solve for some columns together; x, (k, n) and zero, becomes the solution, system by system."""
     n, k = b.shape
-    layout, w, S, V, codes = system.layout, space.work, space.s, space.V, space.I[0]
+    layout, w, S, V, codes = system.exact, space.work, space.s, space.V, space.I[0]
     r, right = V[0], V[4]
     right[...] = b.T
     measured = [space.norm_and_exponent(right[j]) for j in range(k)]
@@ -111,6 +112,7 @@ def solve_group(
             steps = min(steps, goal.stride(iterations))
         done = space.steps(
             w,
+            layout,
             layout,
             space.M,
             right,

@@ -46,7 +46,7 @@ def solve_one(
     -------
     CGResult
     """
-    n, layout, w, s, V = system.n, system.layout, space.work, space.s, space.V
+    n, exact, w, s, V = system.n, system.exact, space.work, space.s, space.V
     norm, exponent = space.norm_and_exponent(b)
     x = np.zeros(n, space.dtype)
     if norm == 0.0:
@@ -59,7 +59,7 @@ def solve_one(
         if shift:
             scale_rows(x[None, :], [-shift])
         with np.errstate(over="ignore", invalid="ignore"):
-            rr = cpu.residual(layout, b, scale, x, r, w)
+            rr = cpu.residual(exact, b, scale, x, r, w)
     if start is None or not math.isfinite(rr):  # (a guess that far away is worth nothing)
         x[...] = 0.0
         np.multiply(b, b.dtype.type(scale), out=r)
@@ -84,7 +84,22 @@ def solve_one(
             steps = min(steps, goal.stride(iterations))
         last = iterations + steps == goal.maxiter
         code, done = space.steps(
-            w, layout, space.M, b, x, V, xr, space.Vr, s, space.log, w, space.work_real, iterations == 0, steps, last
+            w,
+            system.layout,
+            exact,
+            space.M,
+            b,
+            x,
+            V,
+            xr,
+            space.Vr,
+            s,
+            space.log,
+            w,
+            space.work_real,
+            iterations == 0,
+            steps,
+            last,
         )
         iterations += done
         logs.append(space.log[:done].copy())
@@ -100,7 +115,7 @@ def solve_one(
 
     true = s[loops.RR]
     if iterations and code not in (loops.CONVERGED, loops.STAGNATED, loops.MAXITER):
-        true = cpu.residual(layout, b, scale, x, r, w)
+        true = cpu.residual(exact, b, scale, x, r, w)
     if true <= target:
         code = loops.CONVERGED
     if code == loops.ACCURATE and error_goal is not None and not error_goal.supported(logs[0], s[loops.RZ0], true):
@@ -110,7 +125,7 @@ def solve_one(
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()
     if shift:
         if space.unscale(x, shift):  # digits were lost below the smallest number, or above the largest
-            true = cpu.residual(layout, b, scale, space.scratch(n), r, w)
+            true = cpu.residual(exact, b, scale, space.scratch(n), r, w)
             code = loops.STAGNATED if code == loops.CONVERGED and not true <= target else code
     if not math.isfinite(true) or (shift and not space.all_finite(x)):
         code = loops.NONFINITE

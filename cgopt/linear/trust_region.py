@@ -221,7 +221,7 @@ def _steihaug(
     s[loops.TARGET], s[loops.UNIT], s[loops.NORM_A] = (rtol * norm) ** 2, space.unit, system.norm
     s[loops.PATIENCE], s[loops.SCALE], s[loops.RADIUS] = PATIENCE, 2.0**exponent, scales.radius
 
-    steps = cpu.steihaug_steps(system.format, system.kind)
+    steps = cpu.steihaug_steps(*system.formats(1), system.kind)
     code = loops.CONVERGED if norm * norm <= s[loops.TARGET] else loops.MAXITER if maxiter == 0 else loops.AGAIN
     iterations = 0
     while code in (loops.RUNNING, loops.AGAIN):
@@ -230,7 +230,22 @@ def _steihaug(
         stride = min(space.slice, maxiter - iterations)
         last = iterations + stride == maxiter
         code, done = steps(
-            w, system.layout, space.M, b, d, V, d, space.Vr, s, space.log, w, w, code == loops.AGAIN, stride, last
+            w,
+            system.layout,
+            system.exact,
+            space.M,
+            b,
+            d,
+            V,
+            d,
+            space.Vr,
+            s,
+            space.log,
+            w,
+            w,
+            code == loops.AGAIN,
+            stride,
+            last,
         )
         iterations += done
         if code == loops.AGAIN and iterations == maxiter:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays import Array, first_nonfinite, real_view
 from ..kernels import cpu, loops
+from ..kernels.layouts import DenseLower, HalfCSR
 from ..operators import MatrixOperator, Operator, Scaled, formats
 from ..operators.check import require_hermitian
 from ..operators.matrices import extreme_exponent
@@ -27,8 +28,8 @@ class System:
 
     Attributes
     ----------
-    layout : Layout or Operator
-        What products are made with; holds ``2**exponent A``.
+    layout, exact : Layout or Operator
+        What products are made with, and true residuals; hold ``2**exponent A``.
     kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is: with all but the last, the whole loop is compiled.
     norm : float
@@ -48,14 +49,13 @@ class System:
         self.operator, self.preconditioner = operator, preconditioner
         self.n = operator.shape[0]
         self.dtype = operator.dtype
-        self.layout: Any = Scaled(operator, 2.0**exponent) if exponent else operator
+        self.exact: Any = Scaled(operator, 2.0**exponent) if exponent else operator
         self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
         self.shares: tuple[int, int, Any] = (self.n, 0, None)  # a product in Python: vector passes only
         if isinstance(operator, MatrixOperator):
-            self.layout, self.exponent = formats.for_loop(operator.layout), operator.exponent
+            self.exact, self.exponent = operator.layout, operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
             self.shares = operator.shares
-        self.format = cpu.layout_name(self.layout)
         self.threads = cpu.get_num_threads()
         self.kind = "python"
         if preconditioner is None:
@@ -67,8 +67,23 @@ class System:
         elif isinstance(preconditioner, Factored):
             own = preconditioner.eisenstat is not None and preconditioner.operator.same_matrix(operator)
             self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent
+        self.layout = self.exact
+        if isinstance(operator, MatrixOperator) and self.kind != "eisenstat":  # whose sweeps make the product
+            self.layout = formats.for_loop(operator.layout, operator.wanted)
+            if not isinstance(self.layout, HalfCSR):
+                self.exact = self.layout
         # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
         self.exponent_m = -self.exponent if exponent_m is None else exponent_m
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix beside those that the operator holds."""
+        return sum(int(a.nbytes) for a in self.layout) if isinstance(self.layout, HalfCSR) else 0
+
+    def formats(self, columns: int) -> tuple[str, str]:
+        """Names of the layouts that products and true residuals are made with."""
+        exact = cpu.layout_name(self.exact)
+        return (cpu.layout_name(self.layout) if columns == 1 else exact), exact
 
     def without_sweeps(self) -> System:
         """The same, with a preconditioner that factors treated as any other."""
@@ -89,6 +104,8 @@ class System:
         # Eisenstat need no product, but carry A p of their own.
         streams = 11 + {"identity": 0, "diagonal": 2, "python": 4, "factor": 14, "eisenstat": 10}[self.kind]
         matrix = self.operator.nbytes
+        if columns == 1 and isinstance(self.layout, HalfCSR):
+            matrix = self.nbytes
         if isinstance(self.preconditioner, Factored) and self.kind == "factor":
             matrix += 2 * (self.preconditioner.factor.data.nbytes + self.preconditioner.factor.indices.nbytes)
         elif isinstance(self.preconditioner, Factored) and self.preconditioner.eisenstat is not None:
@@ -129,8 +146,10 @@ class Workspace:
         n = system.n
         self.dtype = dtype
         complex_ = dtype.kind == "c"
-        if system.format == "lower" and columns == 1:
+        if columns == 1 and isinstance(system.layout, DenseLower):
             self.work = cpu.share_triangle(n, dtype, system.threads)
+        elif columns == 1 and isinstance(system.layout, HalfCSR):
+            self.work = cpu.share_half(system.layout, dtype, system.threads)
         else:
             self.work = cpu.share_rows(*system.shares, columns=columns, threads=system.threads)
         self.work_real = self.work
@@ -156,7 +175,7 @@ class Workspace:
         if self.kind in cpu.SWEEPING and (columns > 1 or complex_):
             self.kind = "python"
         self.M = self._preconditioner(system, doubled=complex_)
-        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(system.format, self.kind)
+        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(*system.formats(columns), self.kind)
 
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner

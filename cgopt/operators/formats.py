@@ -1,8 +1,9 @@
 """Which storage layout suits a matrix.
 
 The choice is by bytes read in one product and by what a row loop can run at: diagonals where few of them hold
-nearly everything (no indices, vector loads), rows sorted by length where lengths vary (the inner loop's end is
-predicted), plain compressed rows otherwise. All are lossless. `docs/performance.md` has the measurements.
+nearly everything (no indices, vector loads; of a real symmetric matrix the upper ones alone), rows sorted by length
+where lengths vary (the inner loop's end is predicted), plain compressed rows otherwise. Values of a large matrix that
+single precision holds exactly are kept in it. All are lossless. `docs/performance.md` has the measurements.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import scipy.sparse as sp
 
 from ..arrays import Array
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, DenseLower, Layout, SortedCSR
+from ..kernels.layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, Layout, SortedCSR
 
-FORMATS = ("csr", "sorted", "dia", "dense")
+FORMATS = ("csr", "sorted", "half_csr", "dia", "half_dia", "dense")
 MOST_DIAGONALS = 64
 WORTH_SEARCHING = 1_000  # stored entries below which the choice could not pay for itself
+WORTH_NARROWING = 100_000  # values that fill a second-level cache; beyond, diagonals of narrow ones are twice as fast
 WORTH_SORTING = 20_000  # stored entries; below, branch predictors learn the rows' lengths by heart
+ROWS_TO_HALVE = (12, 100)  # mean row lengths for which half the rows are faster: 1.2 to 1.45 times on one thread
+WINDOW_SHARE = 8  # one part in this many of the rows is what a chunk may reach back over
 WORTH_HALVING = 48  # rows of a dense matrix from which reading half of it pays (n = 100: 1.1 times, 2000: 2.7)
 WORTH_ALIGNING = 200  # rows of a dense matrix up to which a copy in aligned rows pays (10 % of a product at n = 100)
 LONG_ROWS = 48  # mean row length from which the end of a row no longer matters
@@ -55,8 +59,50 @@ def to_dia(A: CSR, offsets: Array) -> DIA:
     return out
 
 
-def to_csr(A: Layout) -> CSR:
-    """Any layout as compressed rows; a new matrix unless it is one already."""
+def to_half_dia(A: DIA) -> HalfDIA | None:
+    """The upper diagonals of a matrix, if it is real and exactly symmetric and has a main diagonal."""
+    offsets, data = A
+    count, n = offsets.size // 2, data.shape[1]
+    if data.dtype.kind != "f" or not np.array_equal(offsets, -offsets[::-1]) or offsets.size != 2 * count + 1:
+        return None
+    for k, offset in enumerate(offsets[count:]):
+        if not np.array_equal(data[count + k, : n - offset], data[count - k, offset:]):
+            return None
+    return HalfDIA(offsets[count:].copy(), data[count:].copy())
+
+
+def all_diagonals(A: HalfDIA) -> DIA:
+    """The diagonals above the main one and their mirror images below it."""
+    count, n = A.offsets.size - 1, A.data.shape[1]
+    out = DIA(np.concatenate((-A.offsets[:0:-1], A.offsets)), np.zeros((2 * count + 1, n), A.data.dtype))
+    out.data[count:] = A.data
+    for k, offset in enumerate(A.offsets[1:], 1):
+        out.data[count - k, offset:] = A.data[k, : n - offset]
+    return out
+
+
+def narrowed(A: Any) -> Any:
+    """The same with its values in single precision, where that is exact and the matrix large; else A itself."""
+    if A.data.dtype != np.float64 or A.data.size < WORTH_NARROWING:
+        return A
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = A.data.astype(np.float32)
+    return A._replace(data=narrow) if np.array_equal(narrow, A.data) else A
+
+
+def count_entries(A: Any) -> tuple[int, int]:
+    """How many entries of a sparse matrix are not zero, and how many are positive."""
+    nonzero, positive = int(np.count_nonzero(A.data)), int(np.count_nonzero(A.data > 0.0))
+    if isinstance(A, HalfDIA):
+        main = A.data[0]
+        return 2 * nonzero - int(np.count_nonzero(main)), 2 * positive - int(np.count_nonzero(main > 0.0))
+    return nonzero, positive
+
+
+def to_csr(A: Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA) -> CSR:
+    """A layout as compressed rows; a new matrix unless it is one already."""
+    if isinstance(A, HalfDIA):
+        return to_csr(all_diagonals(A))
     if isinstance(A, CSR):
         return A
     if isinstance(A, Dense | DenseLower):
@@ -72,13 +118,13 @@ def to_csr(A: Layout) -> CSR:
     return out
 
 
-def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA, str]:
-    """Pick a layout for a sparse matrix.
+def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA | HalfDIA, str]:
+    """Pick a layout for a sparse matrix, and the type of its values.
 
     Parameters
     ----------
     A : CSR
-    wanted : {"csr", "sorted", "dia", "dense"}, optional
+    wanted : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force one.
 
     Returns
@@ -90,12 +136,20 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     Raises
     ------
     ValueError
-        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many.
+        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many or is not symmetric.
     """
+    layout, why = _choose_pattern(A, wanted)
+    if isinstance(layout, Dense):
+        return layout, why
+    narrow = narrowed(layout)
+    return narrow, why if narrow is layout else f"{why}; values exact in fp32"
+
+
+def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR | DIA | HalfDIA, str]:
     if wanted is not None and wanted not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)} or None, got {wanted!r}")
     n, entries = A.indptr.size - 1, A.data.size
-    if wanted == "csr":
+    if wanted in ("csr", "half_csr"):  # (halved for a solver's loop only)
         return A, "asked for"
     if wanted == "sorted":
         return to_sorted(A), "asked for"
@@ -106,13 +160,26 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
         return A, "small"
     offsets = np.empty(MOST_DIAGONALS, np.int64)
     same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
-    if wanted == "dia" and diagonals < 0:
-        raise ValueError(f"format='dia' needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open")
+    if wanted is not None and diagonals < 0:
+        raise ValueError(
+            f"format={wanted!r} needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open"
+        )
     if wanted == "dia":
         return to_dia(A, offsets[:diagonals]), "asked for"
+    if wanted == "half_dia":
+        half = to_half_dia(to_dia(A, offsets[:diagonals]))
+        if half is None:
+            raise ValueError(
+                "format='half_dia' needs a real, exactly symmetric matrix; use (A + A.T) / 2, or format='dia'"
+            )
+        return half, "asked for"
     value, index = A.data.itemsize, A.indices.itemsize
     if 0 < diagonals and value * diagonals * n <= (value + index) * entries:
-        return to_dia(A, offsets[:diagonals]), f"{diagonals} diagonals hold it in fewer bytes than rows"
+        full = to_dia(A, offsets[:diagonals])
+        half = to_half_dia(full)
+        if half is not None:
+            return half, f"symmetric: {half.offsets.size} of {diagonals} diagonals hold it"
+        return full, f"{diagonals} diagonals hold it in fewer bytes than rows"
     if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
         return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"
     return (
@@ -121,11 +188,51 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     )
 
 
-def for_loop(A: Layout) -> Layout:
+def to_half_csr(A: CSR) -> HalfCSR | None:
+    """The lower triangle of a matrix, if that is real and exactly symmetric."""
+    indptr, indices, data = A
+    if data.dtype.kind != "f":
+        return None
+    n, most = indptr.size - 1, data.size // 2 + 1
+    out = HalfCSR(
+        np.empty_like(indptr), np.empty(most, indices.dtype), np.empty(most, data.dtype), np.zeros(n, data.dtype)
+    )
+    if not cpu.take_lower(indptr, indices, data, indptr[:n].copy(), *out):
+        return None
+    return out._replace(indices=out.indices[: out.indptr[n]], data=out.data[: out.indptr[n]])
+
+
+def half_rows(A: CSR | SortedCSR, wanted: str | None) -> CSR | SortedCSR | HalfCSR:
+    """The lower triangle where that is asked for, or rows are of a length at which it is faster; else A."""
+    n, entries = A.indptr.size - 1, A.data.size
+    short, long = ROWS_TO_HALVE
+    if wanted == "half_csr":
+        half = to_half_csr(to_csr(A))
+        if half is None:
+            raise ValueError(
+                "format='half_csr' needs a real, exactly symmetric matrix with sorted rows; use (A + A.T) / 2 and "
+                "A.sort_indices(), or format='csr'"
+            )
+        return half
+    if wanted is not None or entries < WORTH_SORTING or not short * n <= entries <= long * n:
+        return A
+    half = to_half_csr(to_csr(A))
+    far = half is None or cpu.share_half(half, half.data.dtype).spill.shape[1] * WINDOW_SHARE > n
+    return A if half is None or far else half
+
+
+def for_loop(A: Layout, wanted: str | None = None) -> Layout:
     """The layout that a solver's loop multiplies by, where A is known to be symmetric.
 
     (Products outside the loop use all of A: it is from them that a matrix is seen not to be symmetric.)
+
+    Raises
+    ------
+    ValueError
+        If half of a matrix is wanted that is not exactly symmetric.
     """
+    if isinstance(A, CSR | SortedCSR):
+        return half_rows(A, wanted)
     if not isinstance(A, Dense):
         return A
     n = A.values.shape[0]
@@ -142,8 +249,3 @@ def aligned(values: Array) -> Array:
     copy = room[first : first + n * wide].reshape(n, wide)
     copy[:, :n] = values
     return copy
-
-
-def product_bytes(A: Layout, n: int) -> int:
-    """Bytes of the matrix that one product reads."""
-    return sum(int(a.nbytes) for a in A)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from ..arrays import Array, as_array, from_foreign, is_foreign, real_view, supported_dtype
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, SortedCSR
+from ..kernels.layouts import CSR, DIA, Dense, HalfDIA, SortedCSR
 from . import formats
 from .base import Operator
 
@@ -44,7 +44,7 @@ class MatrixOperator(Operator):
     Parameters
     ----------
     A : NumPy array, SciPy sparse array or matrix of any format
-    format : {"csr", "sorted", "dia", "dense"}, optional
+    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
         Force a layout of a sparse matrix; by default the cheapest is chosen.
     name : str
         What errors call it.
@@ -55,6 +55,8 @@ class MatrixOperator(Operator):
         The arrays that kernels multiply by.
     why : str
         Why this layout.
+    wanted : str or None
+        The layout that was asked for.
     norm_bound : float
         Largest row sum of absolute values as stored, which no eigenvalue exceeds.
     bad_row : int
@@ -67,7 +69,7 @@ class MatrixOperator(Operator):
         if A.ndim != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(f"{name} must be square, got shape {A.shape}; for least squares pass {name}.T @ {name}")
         self.shape = (int(A.shape[0]), int(A.shape[1]))
-        self.exponent, self.why = 0, "given so"
+        self.exponent, self.why, self.wanted = 0, "given so", format
         if sp.issparse(A):
             self.dtype = supported_dtype(A.dtype, name)
             layout: Any = formats.csr_arrays(A.tocsr().astype(self.dtype, copy=False))
@@ -91,7 +93,7 @@ class MatrixOperator(Operator):
             layout = layout._replace(**{field: np.ldexp(real_view(stored), self.exponent).view(stored.dtype)})
             norm = _scan(layout)[0]
         self.norm_bound, self.bad_row = float(norm), int(bad_row)
-        self.layout: Dense | CSR | SortedCSR | DIA = layout
+        self.layout: Dense | CSR | SortedCSR | DIA | HalfDIA = layout
         if isinstance(layout, CSR):
             self.layout, self.why = formats.choose(layout, format)
         self.work = cpu.share_rows(*self.shares)
@@ -116,6 +118,8 @@ class MatrixOperator(Operator):
         n, layout = self.shape[0], self.layout
         if isinstance(layout, Dense):
             return n, n * n, None
+        if isinstance(layout, HalfDIA):  # each entry off the main diagonal stands for two
+            return n, 2 * int(layout.data.size) - n, None
         return n, int(layout.data.size), None if isinstance(layout, DIA) else layout.indptr
 
     def _unscale(self, out: Array) -> None:
@@ -144,7 +148,12 @@ class MatrixOperator(Operator):
     def stored_diagonal(self) -> Array:
         """The diagonal as stored, ``2**exponent`` times A's, (n,)."""
         stored: Array = cpu.diagonal(self.layout, self.shape[0])
-        return stored
+        return stored.astype(self.dtype, copy=False)
+
+    def rows(self) -> CSR:
+        """All entries as stored, ``2**exponent`` times A's, in compressed rows and A's own type."""
+        out = formats.to_csr(self.layout)
+        return out._replace(data=out.data.astype(self.dtype, copy=False))
 
     def diagonal(self) -> Array:
         """The diagonal, (n,)."""

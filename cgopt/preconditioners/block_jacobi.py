@@ -12,7 +12,6 @@ from ..kernels import cpu
 from ..kernels.cpu import smoothing
 from ..kernels.layouts import CSR
 from ..operators import MatrixOperator, as_operator
-from ..operators.formats import to_csr
 from .base import Preconditioner
 
 DETECTED = (6, 5, 4, 3, 2)  # block sizes looked for
@@ -69,7 +68,7 @@ class BlockJacobi(Preconditioner):
         self.shape, self.dtype = operator.shape, operator.dtype
         self._exponent = operator.exponent  # the blocks are those of 2^exponent A
         n = self.shape[0]
-        rows = to_csr(operator.layout)
+        rows = operator.rows()
         if block_size is None:
             detected = detect_block_size(rows)
             block_size = detected if detected > 1 else UNSTRUCTURED

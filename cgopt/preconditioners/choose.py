@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..operators import MatrixOperator, Operator, as_operator
+from ..operators.formats import count_entries
 from .base import Preconditioner
 from .block_jacobi import BlockJacobi
 from .chebyshev import Chebyshev
@@ -50,10 +51,9 @@ def choose(A: Any) -> Preconditioner:
     A : MatrixOperator
         Real and sparse.
     """
-    layout: Any = A.layout
-    entries = np.count_nonzero(layout.data)
+    entries, positive = count_entries(A.layout)
     short = A.shape[0] >= GRID and entries <= SHORT_ROWS * A.shape[0]
-    if short and np.count_nonzero(layout.data > 0.0) == A.shape[0]:
+    if short and positive == A.shape[0]:
         return Multigrid(A)
     return IncompleteCholesky(A)
 

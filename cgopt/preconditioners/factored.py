@@ -10,7 +10,6 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import CSR, Eisenstat, Factor
 from ..operators import MatrixOperator, as_operator
-from ..operators.formats import to_csr
 from ..operators.ordering import Dissection, dissect
 from .base import Preconditioner
 
@@ -45,7 +44,7 @@ class Factored(Preconditioner):
             )
         self.operator, self.shape, self.dtype = operator, operator.shape, operator.dtype
         self.exponent = operator.exponent
-        rows = to_csr(operator.layout)
+        rows = operator.rows()
         dissection = dissect(rows, cpu.get_num_threads() if threads is None else threads)
         return rows, dissection, operator.stored_diagonal()[dissection.order]
 

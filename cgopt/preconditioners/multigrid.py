@@ -21,7 +21,7 @@ from ..kernels.cpu import aggregation as setup
 from ..kernels.cpu import multigrid as cycle
 from ..kernels.layouts import CSR, Hierarchy, Work
 from ..operators import MatrixOperator, as_operator
-from ..operators.formats import csr_arrays, to_csr
+from ..operators.formats import csr_arrays
 from .base import Preconditioner
 from .block_jacobi import detect_block_size
 from .spectrum import ends_of_spectrum
@@ -132,7 +132,7 @@ class Multigrid(Preconditioner):
             )
         self.shape, self.dtype, self.kind = operator.shape, operator.dtype, kind
         self._exponent = operator.exponent  # the hierarchy is that of 2^exponent A
-        rows = to_csr(operator.layout)
+        rows = operator.rows()
         rows = CSR(rows.indptr, rows.indices, rows.data.astype(np.float64))
         if kind == "classical":
             if B is not None or block_size is not None:

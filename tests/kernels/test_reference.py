@@ -7,6 +7,8 @@ each in several layouts, in one of the forms. Chunks of rows are as in a solve w
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 import cgopt
 from cgopt.kernels import cpu, loops, reference
 from cgopt.kernels.cpu import interpreted, many, products, updates
-from cgopt.kernels.layouts import CSR, DIA, WINDOW, Dense, DenseLower, SortedCSR, Work
+from cgopt.kernels.layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfDIA, SortedCSR, Work
 from cgopt.operators import MatrixOperator, formats
 from cgopt.testing import sparse_spd
 
@@ -26,9 +28,8 @@ F32, F64, C64, C128 = (np.dtype(c) for c in "fdFD")
 U64 = 2.0**-53
 
 # layout, type of the matrix, type of the vectors, form
-COVER = [
-    (layout, F64, F64, form) for layout in ("dense", "lower", "csr", "sorted", "dia") for form in (SERIAL, THREADED)
-]
+LAYOUTS = ("dense", "lower", "csr", "sorted", "half_csr", "dia", "half_dia")
+COVER = [(layout, F64, F64, form) for layout in LAYOUTS for form in (SERIAL, THREADED)]
 COVER += [
     ("dense", F32, F32, THREADED),
     ("lower", F32, F32, THREADED),
@@ -39,7 +40,12 @@ COVER += [
     ("csr", C128, C128, THREADED),
     ("sorted", C64, C64, SERIAL),
     ("csr", F32, F64, SERIAL),  # a matrix in single precision, a right-hand side in double
+    ("half_dia", F32, F64, THREADED),
+    ("half_csr", F32, F32, THREADED),
+    ("half_csr", F32, F64, SERIAL),
+    ("half_csr", F64, C128, SERIAL),
 ]
+COVER_RESIDUAL = [case for case in COVER if case[0] != "half_csr"]  # true residuals are made with all of the rows
 ACT = np.array([2, 0])  # the systems that go on: the second has ended
 
 COVER_MANY = [
@@ -50,6 +56,7 @@ COVER_MANY = [
     ("sorted", F64, F64, SERIAL),
     ("sorted", F64, F64, THREADED),
     ("dia", F64, F64, SERIAL),
+    ("half_dia", F64, F64, SERIAL),
     pytest.param(("dia", F64, F64, THREADED), marks=pytest.mark.long),  # ten seconds of compilation
 ]
 
@@ -83,6 +90,13 @@ def matrix(layout, dtype, n=N):
             row[rows] = random(rng, rows.size, dtype)
             dense[rows, rows + offset] = row[rows]
         return DIA(offsets, data), dense
+    if layout == "half_dia":
+        offsets = np.array([0, 1, 65, 70, 199], dtype=np.int64)
+        data = np.zeros((offsets.size, n), dtype)
+        for row, offset in zip(data, offsets, strict=True):
+            row[: n - offset] = random(rng, n - offset, dtype)
+        upper = sum(np.diag(row[: n - offset], offset) for row, offset in zip(data[1:], offsets[1:], strict=True))
+        return HalfDIA(offsets, data), upper + upper.T + np.diag(data[0])
     dense = np.zeros((n, n), dtype)
     for i in range(n):
         columns = rng.choice(n, size=n if i == 17 else rng.integers(0, 10), replace=False)
@@ -92,6 +106,9 @@ def matrix(layout, dtype, n=N):
     if layout == "lower":
         dense = np.tril(dense) + np.tril(dense, -1).T
         return DenseLower(np.pad(dense, ((0, 0), (0, 7)))), dense
+    if layout == "half_csr":
+        dense = np.tril(dense) + np.tril(dense, -1).T
+        return formats.to_half_csr(formats.csr_arrays(sp.csr_array(dense))), dense
     rows = formats.csr_arrays(sp.csr_array(dense))
     return (rows if layout == "csr" else formats.to_sorted(rows)), dense
 
@@ -139,7 +156,7 @@ def test_product_and_its_dot_product(case):
     assert abs(pq - reference.dot(p, q)) <= 3 * rounding * (np.abs(p) @ np.abs(q)).astype(float)
 
 
-@pytest.mark.parametrize("case", COVER, ids=name_of)
+@pytest.mark.parametrize("case", COVER_RESIDUAL, ids=name_of)
 @pytest.mark.parametrize("scale", [1.0, 2.0**-40])
 def test_residual(case, scale):
     layout, matrix_type, vector_type, form = case
@@ -155,7 +172,7 @@ def test_residual(case, scale):
     assert abs(rr - reference.dot(r, r)) <= 3 * rounding * float(np.linalg.norm(r)) ** 2
 
 
-@pytest.mark.parametrize("case", [case for case in COVER if case[2] in (F32, C64)], ids=name_of)
+@pytest.mark.parametrize("case", [case for case in COVER_RESIDUAL if case[2] in (F32, C64)], ids=name_of)
 def test_residual_of_single_precision_is_summed_in_double(case):
     # "True residuals: row sums in fp64 whatever the storage": with x next to the solution, b - A x is all
     # cancellation, and in single precision nothing of it would be right.
@@ -228,7 +245,48 @@ def test_product_with_any_set_of_diagonals(offsets, n, form):
     assert abs(pq - p @ q) <= 2 * n * U64 * (np.abs(p) @ np.abs(q))
 
 
-@pytest.mark.parametrize("layout", ["dense", "lower", "csr", "sorted", "dia"])
+@given(st.sets(st.integers(1, 80), max_size=5), st.integers(65, 200), st.sampled_from([SERIAL, THREADED]))
+def test_product_with_any_set_of_symmetric_diagonals(offsets, n, form):
+    # (two and three beside the main diagonal have loops of their own, and the first and last rows theirs)
+    offsets = np.array([0, *sorted(o for o in offsets if o < n)], dtype=np.int64)
+    rng = np.random.default_rng(n)
+    upper = sum(np.diag(rng.standard_normal(n - o), o) for o in offsets)
+    dense = upper + upper.T
+    both = np.concatenate((-offsets[:0:-1], offsets))
+    full = formats.to_dia(formats.csr_arrays(sp.csr_array(dense)), both)
+    A = formats.to_half_dia(full)
+    np.testing.assert_array_equal(A.offsets, offsets)
+    np.testing.assert_array_equal(formats.all_diagonals(A).data, full.data)
+    np.testing.assert_array_equal(reference.product(A, np.eye(n)), dense)
+    p, q = rng.standard_normal(n), np.full(n, np.nan)
+    work = Work(np.array([0, 64, n]), np.zeros((2, 8)), np.zeros((2, 0)))
+    pq = products.apply_dot_half_dia[form](A, p, q, work)
+    assert (np.abs(q - dense @ p) <= 2 * (both.size + 2) * U64 * term_sizes(dense, p)).all()
+    assert abs(pq - p @ q) <= 2 * n * U64 * (np.abs(p) @ np.abs(q))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 5])
+def test_half_the_rows_in_any_number_of_chunks(chunks):
+    # The work as `share_half` cuts it: each chunk has room for just what it reaches back over.
+    n = 64 * 12 + 5
+    rng = np.random.default_rng(chunks)
+    lower = sp.random_array((n, n), density=0.02, rng=rng, format="lil")
+    A = sp.csr_array(sp.tril(lower, -1))
+    A = sp.csr_array(A + A.T + sp.diags_array(rng.standard_normal(n)))
+    half = formats.to_half_csr(formats.csr_arrays(A))
+    work = cpu.share_half(half, F64, threads=1)
+    bounds = np.linspace(0, n, chunks + 1).astype(np.int64)
+    back = max((int(low - A[low:high].indices.min()) for low, high in itertools.pairwise(bounds) if low), default=0)
+    work = work._replace(bounds=bounds, sums=np.zeros((chunks, 8)), spill=np.full((chunks, back), np.nan))
+    p, q = rng.standard_normal(n), np.full(n, np.nan)
+    for form in (SERIAL, THREADED):
+        pq = products.apply_dot_half_csr[form](half, p, q, work)
+        bound = 2 * (n + 2) * U64 * (abs(A) @ np.abs(p))
+        assert (np.abs(q - A @ p) <= bound).all()
+        assert abs(pq - p @ (A @ p)) <= 2 * (np.abs(p) @ bound) + 2 * n * U64 * (np.abs(p) @ (abs(A) @ np.abs(p)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_threads_change_no_bit(layout):
     # With the same chunks, whether they run on threads or one after the other: what lets a forked child, or a
     # solve beside another, run serial.
@@ -239,7 +297,10 @@ def test_threads_change_no_bit(layout):
     for form in (SERIAL, THREADED):
         q, r = np.empty(N), np.empty(N)
         pq = kernel(products, "apply_dot", layout, form)(A, p, q, chunks())
-        rr = kernel(products, "residual", layout, form)(A, b, 1.0, p, r, chunks())
+        rr = 0.0
+        r[:] = 0.0
+        if layout != "half_csr":
+            rr = kernel(products, "residual", layout, form)(A, b, 1.0, p, r, chunks())
         outs.append((q, r, pq, rr))
     for serial, threaded in zip(*outs, strict=True):
         np.testing.assert_array_equal(serial, threaded)
@@ -249,14 +310,14 @@ def test_threads_change_no_bit(layout):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_infinity_come_through(form, value):
     # compiled with `nnan` they would be optimised away
-    for layout in ("dense", "lower", "csr", "sorted", "dia"):
+    for layout in LAYOUTS:
         A, _ = matrix(layout, F64)
         p = np.ones(N)
         p[64] = value
         assert not np.isfinite(kernel(products, "apply_dot", layout, form)(A, p, np.empty(N), chunks()))
-        assert not np.isfinite(
-            kernel(products, "residual", layout, form)(A, np.ones(N), 1.0, p, np.empty(N), chunks())
-        )
+        if layout != "half_csr":
+            rr = kernel(products, "residual", layout, form)(A, np.ones(N), 1.0, p, np.empty(N), chunks())
+            assert not np.isfinite(rr)
     v = np.ones(N)
     v[3] = value
     assert not np.isfinite(updates.dot[form](v, np.ones(N), chunks()))
@@ -595,13 +656,11 @@ def reference_loop(text):
     def loop(w, *arguments):
         return text(*arguments)
 
-    return lambda layout, kind: loop
+    return lambda *names: loop
 
 
 SPECTRUM = np.linspace(1.0, 4.0, 100)  # condition 4
-GROWTH = 2.0 * (
-    1.0 + 4.0
-)  # a step carries an error over at most (1 + alpha |A|) times, and through alpha and beta
+GROWTH = 2.0 * (1.0 + 4.0)  # a step carries an error over at most (1 + alpha |A|) times, and through alpha and beta
 
 
 @pytest.mark.parametrize(

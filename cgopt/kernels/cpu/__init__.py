@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, DenseLower, HalfDIA, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, SortedCSR, Work
 from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
 from .batched import solve_batch
 from .block import block_advance, block_gram, block_reduce, block_turn
@@ -28,6 +28,7 @@ from .inspect import (
     scan_dense,
     sort_rows,
     survey,
+    take_lower,
     unsort_rows,
 )
 from .networks import (
@@ -39,7 +40,16 @@ from .networks import (
     scale_units,
     softmax_curvature,
 )
-from .threads import SMALL, get_num_threads, max_num_threads, run, set_num_threads, share_rows, share_triangle
+from .threads import (
+    SMALL,
+    get_num_threads,
+    max_num_threads,
+    run,
+    set_num_threads,
+    share_half,
+    share_rows,
+    share_triangle,
+)
 
 __all__ = [
     "SMALL",
@@ -76,6 +86,7 @@ __all__ = [
     "scan_csr",
     "scan_dense",
     "set_num_threads",
+    "share_half",
     "share_rows",
     "share_triangle",
     "smoothing",
@@ -85,10 +96,19 @@ __all__ = [
     "steihaug_steps",
     "survey",
     "sweeps",
+    "take_lower",
     "unsort_rows",
 ]
 
-NAMES = {Dense: "dense", DenseLower: "lower", CSR: "csr", SortedCSR: "sorted", DIA: "dia", HalfDIA: "half_dia"}
+NAMES = {
+    Dense: "dense",
+    DenseLower: "lower",
+    CSR: "csr",
+    SortedCSR: "sorted",
+    DIA: "dia",
+    HalfDIA: "half_dia",
+    HalfCSR: "half_csr",
+}
 PYTHON = "python"
 SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
@@ -151,36 +171,37 @@ class Loop:
 
 
 @functools.cache
-def cg_steps(layout: str, kind: str) -> Loop:
+def cg_steps(layout: str, exact: str, kind: str) -> Loop:
     """The loop for one right-hand side.
 
     Parameters
     ----------
-    layout : {"dense", "lower", "csr", "sorted", "dia", "python"}
+    layout, exact : {"dense", "lower", "csr", "sorted", "half_csr", "dia", "half_dia", "python"}
+        What products are made with, and true residuals.
     kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is.
     """
-    return Loop(loops.cg_steps, _stems(layout, kind), f"{layout}_{kind}")
+    return Loop(loops.cg_steps, _stems(layout, exact, kind), f"{layout}_{exact}_{kind}")
 
 
 @functools.cache
-def steihaug_steps(layout: str, kind: str) -> Loop:
+def steihaug_steps(layout: str, exact: str, kind: str) -> Loop:
     """The loop of trust regions; parameters as for `cg_steps`."""
-    return Loop(loops.steihaug_steps, _stems(layout, kind), f"{layout}_{kind}")
+    return Loop(loops.steihaug_steps, _stems(layout, exact, kind), f"{layout}_{exact}_{kind}")
 
 
-def _stems(layout: str, kind: str) -> dict[str, str]:
+def _stems(layout: str, exact: str, kind: str) -> dict[str, str]:
     """The primitives of a loop for one right-hand side, and of which layout or kind each is."""
-    stems = {"apply_dot": "eisenstat" if kind == "eisenstat" else layout, "residual": layout}
+    stems = {"apply_dot": "eisenstat" if kind == "eisenstat" else layout, "residual": exact}
     return stems | {stem: kind for stem in VECTOR_PASSES}
 
 
 @functools.cache
-def cg_steps_many(layout: str, kind: str) -> Loop:
+def cg_steps_many(layout: str, exact: str, kind: str) -> Loop:
     """The loop for k right-hand sides; parameters as for `cg_steps`."""
-    stems = {"apply_dot_many": layout, "residual_many": layout}
+    stems = {"apply_dot_many": layout, "residual_many": exact}
     stems |= {f"{stem}_many": kind for stem in VECTOR_PASSES}
-    return Loop(loops.cg_steps_many, stems, f"{layout}_{kind}")
+    return Loop(loops.cg_steps_many, stems, f"{layout}_{exact}_{kind}")
 
 
 def residual(A: Any, b: Any, scale: float, x: Any, r: Any, w: Work) -> float:

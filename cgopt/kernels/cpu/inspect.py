@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layouts import CSR, DIA, WINDOW, Dense, DenseLower, Layout
+from ..layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfDIA, Layout
 from .compile import CONTRACT, compiled
 
 U = np.uint64
@@ -168,6 +168,38 @@ def _rows_of_dia(offsets: Any, data: Any, indptr: Any, indices: Any, out: Any) -
         indptr[i + 1] = k
 
 
+def _take_lower(
+    indptr: Any, indices: Any, data: Any, ahead: Any, new_indptr: Any, new_indices: Any, new_data: Any, diagonal: Any
+) -> Any:
+    """Write `HalfCSR`'s arrays; whether the matrix is exactly symmetric, its columns rising in each row.
+
+    ``ahead[j]``, first ``indptr[j]``, is the entry of row j that mirrors the next one above the diagonal in column j.
+    """
+    k = U(0)
+    new_indptr[0] = 0
+    for i in range(U(indptr.shape[0] - 1)):
+        e, end = U(indptr[i]), U(indptr[i + ONE])
+        while e < end and indices[e] < i:
+            new_indices[k] = indices[e]
+            new_data[k] = data[e]
+            k += ONE
+            e += ONE
+        if ahead[i] != e:  # the rows above have mirrored fewer
+            return False
+        new_indptr[i + ONE] = k
+        if e < end and indices[e] == i:
+            diagonal[i] = data[e]
+            e += ONE
+        while e < end:
+            j = U(indices[e])
+            mirror = U(ahead[j])
+            if j <= i or mirror >= U(indptr[j + ONE]) or indices[mirror] != i or data[mirror] != data[e]:
+                return False
+            ahead[j] = mirror + ONE
+            e += ONE
+    return True
+
+
 def _fill_probe(v: Any, seed: Any) -> None:
     """Pseudo-random numbers in (-1, 1) by a fixed integer hash (splitmix64; Steele, Lea and Flood 2014)."""
     for i in range(v.shape[0]):
@@ -197,7 +229,7 @@ def diagonal(A: Layout, n: int) -> Any:
     """The diagonal of a layout as a new (n,) array."""
     if isinstance(A, Dense | DenseLower):
         return A.values.diagonal().copy()
-    if isinstance(A, DIA):
+    if isinstance(A, DIA | HalfDIA):
         main = np.flatnonzero(A.offsets == 0)
         return A.data[main[0]].copy() if main.size else np.zeros(n, A.data.dtype)
     out = np.zeros(n, A.data.dtype)
@@ -213,5 +245,6 @@ survey = compiled(_survey, threaded=False)
 fill_dia = compiled(_fill_dia, threaded=False)
 sort_rows = compiled(_sort_rows, threaded=False)
 unsort_rows = compiled(_unsort_rows, threaded=False)
+take_lower = compiled(_take_lower, threaded=False)
 rows_of_dia = compiled(_rows_of_dia, threaded=False)
 fill_probe = compiled(_fill_probe, threaded=False)

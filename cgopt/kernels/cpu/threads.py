@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numba.np.ufunc.parallel import _launch_threads
 
-from ..layouts import Work
+from ..layouts import HalfCSR, Work
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
@@ -119,6 +119,26 @@ def share_triangle(n: int, dtype: Any, threads: int | None = None) -> Work:
     bounds = (n * np.sqrt(np.arange(parts + 1) / parts)).astype(np.int64)
     bounds[1:-1] -= bounds[1:-1] % ALIGN
     return Work(bounds, np.zeros((parts, SUMS)), np.zeros((parts, n if parts > 1 else 0), dtype))
+
+
+def share_half(A: HalfCSR, dtype: Any, threads: int | None = None) -> Work:
+    """Cut the rows of a lower triangle into chunks of equal work, with room for what each adds to rows before its own.
+
+    Parameters
+    ----------
+    A : HalfCSR
+    dtype : dtype
+        Of the vectors.
+    threads : int, optional
+        By default what `get_num_threads` says.
+    """
+    n = A.diagonal.shape[0]
+    work = share_rows(n, 2 * A.data.size, A.indptr, threads=threads)
+    window = 0  # columns before a chunk's first row, down to the smallest
+    for low, high in zip(work.bounds[1:-1], work.bounds[2:], strict=True):
+        starts = A.indptr[low:high][A.indptr[low:high] < A.indptr[low + 1 : high + 1]]
+        window = max(window, int(low) - int(A.indices[starts].min(initial=low)))
+    return work._replace(spill=np.zeros((work.sums.shape[0], window), dtype))
 
 
 def _parts(n: int, work: int, threads: int | None) -> int:
