@@ -274,10 +274,7 @@ class Evaluate:
         model = load(self.run_folder)
         env: Any = self.env
         if self.video is not None:
-            import gymnasium
-
-            made = gymnasium.make(self.env or model.env.id, render_mode="rgb_array")
-            env = gymnasium.wrappers.RecordVideo(made, str(self.video))
+            env = _filmed(self.env or model.env.id, self.video)
         found = evaluate(model, env, self.episodes, deterministic=not self.stochastic, seed=self.seed)
         print(found)
         print(f"interquartile mean {interquartile_mean(found.returns):.2f}, lowest {found.returns.min():.2f}")
@@ -285,6 +282,17 @@ class Evaluate:
             env.close()
             print(f"The films are in {self.video}.")
         return DONE
+
+
+def _filmed(id: str, folder: Path) -> Any:
+    """An environment whose first episodes are filmed."""
+    import gymnasium
+
+    try:
+        made = gymnasium.make(id, render_mode="rgb_array")
+        return gymnasium.wrappers.RecordVideo(made, str(folder))
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise Refused(f'films need more packages, pip install "cgopt[video]": {error}') from error
 
 
 @dataclass(frozen=True)

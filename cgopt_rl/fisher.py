@@ -20,15 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cgopt.kernels import cpu
-from cgopt.kernels.layouts import Work
 from cgopt.operators import JacobianOperator, Operator
 
 from .kernels import fisher as kernels
 
 Array = npt.NDArray[Any]
 FEW = 4  # columns up to which the factored form is the faster one
-WORTH_THREADS = 200_000  # entries of B in a layer from which a pass is worth starting threads for
 
 
 class Fisher(JacobianOperator):
@@ -110,20 +107,16 @@ class FactoredFisher(Operator):
                 delta = (delta.reshape(-1, W.shape[1]) @ W.T).reshape(len(delta), N, -1)
         self._u = np.empty(self.B[0].shape[:2], self.dtype)
         self._T = [np.empty((N, block.units), self.dtype) for block in self.blocks]
-        chunks = min(16, N)
-        self._bounds = np.linspace(0, N, chunks + 1).astype(np.int64)
-        parts = cpu.get_num_threads() if max(B.size for B in self.B) >= WORTH_THREADS else 1
-        self._work = Work(self._bounds, np.zeros((parts, 1)))
 
     def _matvec(self, x: Array, out: Array) -> None:
-        n, w, u, bounds = self.n_network, self._work, self._u, self._bounds
+        n, u = self.n_network, self._u
         v = np.ascontiguousarray(x[:n], self.dtype)
         u[...] = 0
         for h1, block, B, T in zip(self.inputs, self.blocks, self.B, self._T, strict=True):
             np.matmul(h1, block.of(v), out=T)
-            cpu.run(kernels.contract, w, T, B, u, bounds)
+            kernels.contract(T, B, u)
         for h1, block, B, T in zip(self.inputs, self.blocks, self.B, self._T, strict=True):
-            cpu.run(kernels.spread, w, u, B, T, bounds)
+            kernels.spread(u, B, T)
             np.matmul(h1.T, T, out=block.of(out))
         np.multiply(self.behind, x[n:], out=out[n:])
 

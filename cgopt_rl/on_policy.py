@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from . import checkpoint
 from .checks import integer, number, unknown
+from .kernels.rollouts import Batch
 from .policies import Policy
 from .rollouts import Collector, estimate_advantages
 from .training import ACTIONS, Algorithm, Config
@@ -86,6 +87,7 @@ class OnPolicy(Algorithm):
         batch = self.collector.collect(self.theta, norm)
         self.steps += batch.rewards.size
         rollout = clock() - begin
+        require_finite(batch, self.env.id)
 
         ended = batch.terminated | batch.truncated
         metrics = self._note_episodes(batch.rewards, ended, batch.valid)
@@ -147,6 +149,14 @@ class OnPolicy(Algorithm):
         saved = checkpoint.group(arrays, "collector")
         if saved["streams"].shape == self.collector.streams.shape:
             self.collector.restore(saved)
+
+
+def require_finite(batch: Batch, env: str) -> None:
+    """Refuse a batch with NaN or infinity: no policy can act on it, and no gradient comes of it."""
+    for name, array in (("observation", batch.raw), ("observation", batch.final), ("reward", batch.rewards)):
+        if not np.isfinite(array).all():
+            t, i = np.argwhere(~np.isfinite(array))[0][:2]
+            raise ValueError(f"{env} gave {name} {array[t, i]} at step {t} of environment {i}; it must be finite")
 
 
 def standardized(advantages: Array) -> Array:

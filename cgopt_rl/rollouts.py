@@ -25,7 +25,7 @@ from .normalization import normalize
 from .policies import Categorical, Policy
 
 Array = npt.NDArray[Any]
-SMALL = 4096  # steps below which starting threads costs more than they save
+SMALL = 50_000  # steps below which starting threads costs more than they save
 
 
 @functools.cache

@@ -84,7 +84,8 @@ class Algorithm(ABC):
     Parameters
     ----------
     env : str, gymnasium.Env, gymnasium.vector.VectorEnv, or callable
-        As `cgopt_rl.envs.environments` takes it; ``"cgopt/CartPole-v1"`` names a compiled environment.
+        As `cgopt_rl.envs.environments` takes it; ``"cgopt/CartPole-v1"`` names a compiled environment. Of an id or a
+        function there will be ``n_envs``; an environment is one, a vector has its own number, and the config follows.
     config : Config, optional
         Of the algorithm; by default its default values.
     seed : int, default 0

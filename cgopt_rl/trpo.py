@@ -22,8 +22,8 @@ import numpy.typing as npt
 import cgopt
 from cgopt.operators import Damped, Operator
 
+from . import checkpoint
 from .checks import integer, number
-from .kernels.fit import adam
 from .on_policy import OnPolicy, OnPolicyConfig
 from .policies import Policy, even
 
@@ -240,7 +240,8 @@ class Reinforce(OnPolicy):
 
     def _build(self) -> None:
         super()._build()
-        self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
+        rate = self.config.policy_learning_rate
+        self.adam = cgopt.nn.Adam(self.theta.size, learning_rate=rate, dtype=self.theta.dtype)
 
     def _policy_step(self, obs: Array, actions: Array, advantages: Array) -> dict[str, float]:
         problem = Problem(self.policy, self.theta, obs, actions, advantages)
@@ -248,7 +249,7 @@ class Reinforce(OnPolicy):
         if not np.isfinite(g).all():
             return report_of(Step(self.theta, StepStatus.NONFINITE)) | spread_of(problem)
         new = self.theta.copy()
-        adam(new, self.m, self.v, -g, self.config.policy_learning_rate, 0.9, 0.999, 1e-8, self.iterations + 1)
+        self.adam.step(new, -g)
         improvement, kl = problem.evaluate(new)
         predicted = float(g.astype(np.float64) @ (new - self.theta))
         self.theta = new
@@ -256,13 +257,11 @@ class Reinforce(OnPolicy):
         return report_of(step) | spread_of(problem)
 
     def _arrays(self) -> dict[str, dict[str, Array]]:
-        return super()._arrays() | {"adam": {"m": self.m, "v": self.v}}
+        return super()._arrays() | {"adam": self.adam.state()}
 
     def _restore(self, arrays: dict[str, Array]) -> None:
-        from .checkpoint import group
-
         super()._restore(arrays)
-        self.m, self.v = (group(arrays, "adam")[name].copy() for name in ("m", "v"))
+        self.adam.restore(checkpoint.group(arrays, "adam"))
 
 
 def report_of(step: Step) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 A worker loads the problem once from raw files in a temporary folder. Then it blocks in a read of a named pipe
 (one per rank), which costs no processor time, and obeys one-line commands:
 
-``setup``
-    Prepare anew from arrays in memory.
+``load``
+    Read the problem that lies in the folder now (PETSc and `python_worker`; Eigen's is started anew).
+``setup [CONFIGURATION]``
+    Prepare anew from arrays in memory; CONFIGURATION names a preconditioner in the worker's own way.
 ``fixed ITERATIONS SOLVES``
     Solve the first system SOLVES times with exactly ITERATIONS iterations.
 ``solve RTOL MAXITER``
@@ -12,7 +14,7 @@ A worker loads the problem once from raw files in a temporary folder. Then it bl
 ``quit``
     End, as a closed pipe does.
 
-Each command is answered with one line of JSON, timed by the worker itself.
+Each command is answered with one line of JSON, timed by the worker itself; ``{"error": ...}`` says that it could not.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from benchmarks.peers.contenders import MAXITER, Contender, WholeSolve, true_residual
+from benchmarks.peers.contenders import MAXITER, Contender, Vector, WholeSolve, true_residual
 from benchmarks.peers.problems import Problem
 
 HERE = Path(__file__).parent
@@ -60,15 +63,17 @@ def write_problem(problem: Problem, folder: Path) -> None:
     (folder / "problem.json").write_text(json.dumps(header))
 
 
-class External(Contender):
-    """A peer in its own process or MPI ranks.
+class Late(Exception):
+    """A worker did not answer in time; it has been ended."""
+
+
+class Worker:
+    """A process, or MPI ranks, that obey commands.
 
     Parameters
     ----------
     name : str
-        As the table shows it.
-    problem : Problem
-        Written to `folder` before.
+        For messages.
     folder : Path
         Where `write_problem` wrote.
     tag : str
@@ -79,25 +84,31 @@ class External(Contender):
         Added to this process's environment.
     ranks : int
         Number of pipes.
+
+    Attributes
+    ----------
+    greeting : dict
+        What it said when it was ready.
+    alive : bool
+        Whether it can be asked.
     """
 
     def __init__(
         self,
         name: str,
-        problem: Problem,
         folder: Path,
         tag: str,
         command: Sequence[str],
         environment: dict[str, str],
         ranks: int = 1,
     ) -> None:
-        super().__init__(problem)
-        self.name = name
+        self.name, self.alive = name, True
         self._solution = folder / f"{tag}.x"
-        self._solution.write_bytes(bytes(8 * problem.b.size))
+        self.expect_solution()
         self._errors = (folder / f"{tag}.errors").open("w+b")
         pipes = [folder / f"{tag}.{rank}" for rank in range(ranks)]
         for pipe in pipes:
+            pipe.unlink(missing_ok=True)
             os.mkfifo(pipe)
         self._process = subprocess.Popen(
             command,
@@ -111,48 +122,92 @@ class External(Contender):
         # Read-write: opening does not wait for the worker, which may have died.
         self._pipes = [os.open(pipe, os.O_RDWR) for pipe in pipes]
         try:
-            self.greeting = self._answer()
+            self.greeting = self._answer(ANSWER_SECONDS)
         except BaseException:
             self.close()
             raise
 
-    def _answer(self) -> dict:
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
-        line = self._process.stdout.readline() if ready else b""
-        if not line.startswith(b"{"):
-            self._errors.seek(0)
-            raise RuntimeError(f"{self.name} gave no answer: {line!r} {self._errors.read()[-2000:].decode()}")
-        return json.loads(line)
+    def expect_solution(self) -> None:
+        """Make room for the solution of the problem that lies in the folder now; ranks write their rows into it."""
+        header = json.loads((self._solution.parent / "problem.json").read_text())
+        self._solution.write_bytes(bytes(8 * header["n"] * header["columns"]))
 
-    def _ask(self, command: str) -> dict:
+    def ask(self, command: str, limit: float = ANSWER_SECONDS) -> dict:
+        """Give a command and wait for the answer.
+
+        Raises
+        ------
+        Late
+            After `limit` seconds; the worker is ended.
+        RuntimeError
+            If it died.
+        """
         for pipe in self._pipes:
             os.write(pipe, f"{command}\n".encode())
-        return self._answer()
+        return self._answer(limit)
 
-    def fixed(self, iterations: int, solves: int) -> float:
-        answer = self._ask(f"fixed {iterations} {solves}")
-        self._must_equal(answer["iterations"], iterations, "fixed")
-        return float(answer["seconds"])
+    def _answer(self, limit: float) -> dict:
+        assert self._process.stdout is not None
+        end = time.monotonic() + limit
+        line = b""
+        while not line.startswith(b"{"):  # libraries print too
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                self.close(patience=0.0)
+                raise Late(f"{self.name} gave no answer within {limit:.3g} s")
+            line = self._process.stdout.readline()
+            if not line:
+                self._errors.seek(0)
+                errors = self._errors.read()[-2000:].decode()
+                self.close(patience=0.0)
+                raise RuntimeError(f"{self.name} ended: {errors}")
+        return json.loads(line)
 
-    def whole(self, rtol: float) -> WholeSolve:
-        setup = self._ask("setup")
-        answer = self._ask(f"solve {rtol} {MAXITER}")
-        X = np.fromfile(self._solution).reshape(-1, self.problem.n).T
-        return WholeSolve(setup["seconds"], answer["seconds"], answer["iterations"], true_residual(self.problem, X))
+    def solution(self) -> Vector:
+        """What the last solve wrote, one column per right-hand side."""
+        header = json.loads((self._solution.parent / "problem.json").read_text())
+        return np.fromfile(self._solution).reshape(header["columns"], header["n"]).T
 
-    def close(self) -> None:
-        """End the worker; kill it if it does not obey."""
+    def close(self, patience: float = 20.0) -> None:
+        """End the worker; kill it if it does not obey for `patience` seconds."""
+        if not self.alive:
+            return
+        self.alive = False
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
                 os.write(pipe, b"quit\n")
             os.close(pipe)
         try:
-            self._process.wait(20)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.terminate()  # mpiexec ends its ranks and takes its files away
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._errors.close()
+
+
+class External(Contender):
+    """A peer in its own process or MPI ranks, as a contender on one problem."""
+
+    def __init__(self, problem: Problem, worker: Worker) -> None:
+        super().__init__(problem)
+        self.name, self.worker, self.close = worker.name, worker, worker.close
+
+    def fixed(self, iterations: int, solves: int) -> float:
+        answer = self.worker.ask(f"fixed {iterations} {solves}")
+        self._must_equal(answer["iterations"], iterations, "fixed")
+        return float(answer["seconds"])
+
+    def whole(self, rtol: float) -> WholeSolve:
+        setup = self.worker.ask("setup")
+        answer = self.worker.ask(f"solve {rtol} {MAXITER}")
+        residual = true_residual(self.problem, self.worker.solution())
+        return WholeSolve(setup["seconds"], answer["seconds"], answer["iterations"], residual)
 
 
 @dataclass(frozen=True)
@@ -207,8 +262,8 @@ class PETSc:
                         return cls(python, common | environment, _launcher())
         raise Absent("not installed: no interpreter imports petsc4py (Debian: python3-petsc4py)")
 
-    def start(self, problem: Problem, folder: Path, ranks: int) -> External:
-        """A worker with `ranks` MPI ranks."""
+    def start(self, folder: Path, ranks: int) -> Worker:
+        """A worker with `ranks` MPI ranks on the problem in `folder`."""
         tag = f"petsc{ranks}"
         command = [self.python, str(HERE / "petsc_worker.py"), str(folder), tag]
         if ranks > 1:
@@ -217,7 +272,7 @@ class PETSc:
             command = [*self.mpiexec, "-n", str(ranks), *command]
         name = f"PETSc, {ranks} rank{'s' * (ranks > 1)}"
         try:
-            worker = External(name, problem, folder, tag, command, self.environment, ranks)
+            worker = Worker(name, folder, tag, command, self.environment, ranks)
         except RuntimeError as error:
             print(error, file=sys.stderr)
             raise Absent("installed, but the ranks did not start") from error
@@ -270,41 +325,53 @@ class Eigen:
             raise Absent("installed, but the worker did not compile")
         return cls(program)
 
-    def start(self, problem: Problem, folder: Path, threads: int) -> External:
-        """A worker with `threads` OpenMP threads."""
+    def start(self, folder: Path, threads: int, preconditioner: str) -> Worker:
+        """A worker with `threads` OpenMP threads on the problem in `folder`.
+
+        `preconditioner` is ``"identity"``, ``"diagonal"`` or ``"incomplete_cholesky"``.
+        """
         header = json.loads((folder / "problem.json").read_text())
         sizes = [str(header[key]) for key in ("n", "nnz", "columns")]
-        preconditioner = "diagonal" if problem.jacobi else "identity"
-        command = [str(self.program), str(folder), "eigen", header["kind"], preconditioner, *sizes]
+        tag = f"eigen-{preconditioner}"
+        command = [str(self.program), str(folder), tag, header["kind"], preconditioner, *sizes]
         name = f"Eigen, {threads} threads"
-        return External(name, problem, folder, "eigen", command, {"OMP_NUM_THREADS": str(threads)})
+        return Worker(name, folder, tag, command, {"OMP_NUM_THREADS": str(threads)})
 
 
 class Peers:
     """The external peers of this run: what was found, what is absent and why.
 
     Use as a context manager: it owns a temporary folder with the compiled program and the problems' files.
+
+    Attributes
+    ----------
+    petsc, eigen
+        What `look` found, or None.
+    absent : dict of str to str
+        What was not found, and why.
+    versions : dict of str to str
+        Of those that have been started.
     """
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="cgopt-peers-")
         self.absent: dict[str, str] = {}
         self.versions: dict[str, str] = {}
-        self._petsc: PETSc | None = None
-        self._eigen: Eigen | None = None
+        self.petsc: PETSc | None = None
+        self.eigen: Eigen | None = None
         self._looked = False
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Find and compile the peers, when the first case asks for them."""
         if self._looked:
             return
         self._looked = True
         try:
-            self._petsc = PETSc.find()
+            self.petsc = PETSc.find()
         except Absent as reason:
             self.absent["PETSc"] = str(reason)
         try:
-            self._eigen = Eigen.build(Path(self._temporary.name))
+            self.eigen = Eigen.build(Path(self._temporary.name))
         except Absent as reason:
             self.absent["Eigen"] = str(reason)
 
@@ -323,27 +390,28 @@ class Peers:
         list of External
             PETSc once per number in `ranks`, then Eigen; those that are absent are left out.
         """
-        self._look()
+        self.look()
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._temporary.name)))
             write_problem(problem, folder)
             workers: list[External] = []
-            if self._petsc is not None:
+            if self.petsc is not None:
                 for number in ranks:
                     try:
-                        worker = self._petsc.start(problem, folder, number)
+                        worker = External(problem, self.petsc.start(folder, number))
                     except Absent as reason:
                         self.absent[f"PETSc, {number} ranks"] = str(reason)
                         continue
                     stack.callback(worker.close)
                     self.versions |= {
-                        "PETSc": worker.greeting["ready"],
-                        "petsc4py": worker.greeting["petsc4py"],
+                        "PETSc": worker.worker.greeting["ready"],
+                        "petsc4py": worker.worker.greeting["petsc4py"],
                     }
                     workers.append(worker)
-            if self._eigen is not None:
-                worker = self._eigen.start(problem, folder, threads)
+            if self.eigen is not None:
+                preconditioner = "diagonal" if problem.jacobi else "identity"
+                worker = External(problem, self.eigen.start(folder, threads, preconditioner))
                 stack.callback(worker.close)
-                self.versions |= {"Eigen": worker.greeting["ready"], "g++": worker.greeting["compiler"]}
+                self.versions |= {"Eigen": worker.worker.greeting["ready"], "g++": worker.worker.greeting["compiler"]}
                 workers.append(worker)
             yield workers

@@ -31,7 +31,14 @@ class Worker:
 
         self.PETSc, self.comm = PETSc, PETSc.COMM_WORLD
         self.folder, self.tag = folder, tag
-        self.header = json.loads((folder / "problem.json").read_text())
+        self.ksp = self.A = None
+        self.load()
+        self.setup()
+
+    def load(self) -> dict:
+        """Read this rank's part of the problem that lies in the folder now."""
+        PETSc = self.PETSc
+        self.header = json.loads((self.folder / "problem.json").read_text())
         self.n, self.columns = self.header["n"], self.header["columns"]
         layout = PETSc.Vec().createMPI(self.n, comm=self.comm)
         self.first, self.last = layout.getOwnershipRange()
@@ -42,7 +49,7 @@ class Worker:
             b.setArray(self._rows("rhs.f64", np.float64, column * self.n + self.first, column * self.n + self.last))
             self.b.append(b)
         self.arrays = self._load()
-        self.setup()
+        return {"n": self.n}
 
     def _rows(self, name: str, dtype: type, start: int, stop: int) -> np.ndarray:
         size = np.dtype(dtype).itemsize
@@ -60,9 +67,22 @@ class Worker:
             self._rows("data.f64", np.float64, start, stop),
         )
 
-    def setup(self) -> dict:
-        """Assemble the matrix from arrays in memory and set the solver up."""
+    def setup(self, *options: str) -> dict:
+        """Assemble the matrix from arrays in memory and set the solver up.
+
+        Parameters
+        ----------
+        *options : str
+            ``KEY=VALUE`` of PETSc's options database, for the preconditioner; by default what the problem's header
+            says: the diagonal, or none.
+        """
         PETSc = self.PETSc
+        for old in filter(None, (self.ksp, self.A)):
+            old.destroy()
+        pairs = [option.partition("=")[::2] for option in options]
+        database = PETSc.Options()
+        for key, value in pairs:
+            database.setValue(key, value)
         self.comm.barrier()
         start = time.perf_counter()
         rows = self.last - self.first
@@ -78,11 +98,16 @@ class Worker:
         ksp.getPC().setType("jacobi" if self.header["jacobi"] else "none")
         # Natural: sqrt(r'z). With z = r that is the 2-norm, without the other norms' extra reduction.
         norms = PETSc.KSP.NormType
-        ksp.setNormType(norms.UNPRECONDITIONED if self.header["jacobi"] else norms.NATURAL)
+        ksp.setNormType(norms.UNPRECONDITIONED if self.header["jacobi"] or options else norms.NATURAL)
+        ksp.setFromOptions()
         ksp.setUp()
+        ksp.setUpOnBlocks()  # what block preconditioners would put off to the first solve
         self.comm.barrier()
-        self.ksp = ksp
-        return {"seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        self.ksp, self.A = ksp, A
+        for key, _ in pairs:
+            database.delValue(key)
+        return {"seconds": seconds}
 
     def fixed(self, iterations: int, solves: int) -> dict:
         """Solve the first system `solves` times with exactly `iterations` iterations."""
@@ -110,7 +135,23 @@ class Worker:
                 solution.seek((column * self.n + self.first) * 8)
                 solution.write(self.x.getArray(readonly=True).tobytes())
         self.comm.barrier()
-        return {"seconds": seconds, "iterations": iterations}
+        reason = self.ksp.getConvergedReason()
+        names = {number: name for name, number in vars(self.PETSc.KSP.ConvergedReason).items() if type(number) is int}
+        reply = {"seconds": seconds, "iterations": iterations, "converged": reason > 0}
+        return reply | {"reason": names.get(reason, str(reason)).lower().replace("_", " ")}
+
+    def obey(self, command: str, words: list[str]) -> dict:
+        """Do what a line says, and tell an error rather than end of it."""
+        try:
+            if command == "load":
+                return self.load()
+            if command == "setup":
+                return self.setup(*words)
+            if command == "fixed":
+                return self.fixed(int(words[0]), int(words[1]))
+            return self.solve(float(words[0]), int(words[1]))
+        except self.PETSc.Error as error:
+            return {"error": " ".join(str(error).split())}
 
     def answer(self, reply: dict) -> None:
         """Rank 0 prints the reply."""
@@ -132,14 +173,9 @@ class Worker:
             self.answer(ready)
             for line in commands:
                 command, *words = line.split()
-                if command == "setup":
-                    self.answer(self.setup())
-                elif command == "fixed":
-                    self.answer(self.fixed(int(words[0]), int(words[1])))
-                elif command == "solve":
-                    self.answer(self.solve(float(words[0]), int(words[1])))
-                else:
+                if command == "quit":
                     break
+                self.answer(self.obey(command, words))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def sparse_graph(n: int, per_row: int = 5, decades: float = 5.0) -> Problem:
     W = ((W + W.T) > 0).astype(np.float64)
     D = sp.diags_array(rng.permutation(np.logspace(-decades, 0.0, n)))
     A = D @ (sp.diags_array(W.sum(axis=0) + 0.1) - W) @ D
-    return Problem(f"sparse n = {n}", _canonical(A), rng.standard_normal(n))
+    return Problem(f"sparse n = {n}", canonical(A), rng.standard_normal(n))
 
 
 def poisson(*shape: int) -> Problem:
@@ -73,7 +73,7 @@ def poisson(*shape: int) -> Problem:
     for points in shape:
         line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(points, points))
         A = sp.kron(A, sp.eye_array(points)) + sp.kron(sp.eye_array(A.shape[0]), line)
-    A = _canonical(A)
+    A = canonical(A)
     return Problem(f"{len(shape)}-D Poisson {' x '.join(map(str, shape))}", A, np.ones(A.shape[0]))
 
 
@@ -83,7 +83,7 @@ def unstructured(n: int) -> Problem:
     Its worst triangles make plain CG slow; whole solves take `with_jacobi` of it.
     """
     rng = np.random.default_rng(SEED)
-    A = _canonical(cgopt.gallery.unstructured_poisson(n, rng=rng))
+    A = canonical(cgopt.gallery.unstructured_poisson(n, rng=rng))
     return Problem(f"unstructured Poisson n = {A.shape[0]}", A, rng.standard_normal(A.shape[0]))
 
 
@@ -117,7 +117,7 @@ def iterations_available(problem: Problem, rtol: float, most: int) -> int:
     return most
 
 
-def _canonical(A: sp.sparray) -> sp.csr_array:
+def canonical(A: sp.sparray) -> sp.csr_array:
     """CSR with sorted, merged entries, fp64 values and int32 indices: no peer needs a conversion."""
     A = sp.csr_array(A, dtype=np.float64)
     A.sum_duplicates()

@@ -33,6 +33,9 @@ COLOURS = {
     "BackPACK": "#88ccee",
     "torch": "#cc6677",
     "jax": "#ddcc77",
+    "numpy.linalg.solve": "#ccbb44",
+    "side by side": "#bbbbbb",
+    "cgopt.cg(A, B)": "#bbbbbb",
     "target": "black",
 }
 """Tol's bright scheme, told apart by the colour-blind; the order is the legend's."""
@@ -161,7 +164,7 @@ def _line(row: Row) -> str:
     cells = [
         row.case,
         row.contender,
-        "" if row.seconds is None else _seconds(row.seconds),
+        "" if row.seconds is None else seconds_in_words(row.seconds),
         "" if row.spread is None else f"{row.spread:.0%}",
         "" if row.ratio is None else f"{row.ratio:.3g}",
         _target(row),
@@ -177,7 +180,7 @@ def _target(row: Row) -> str:
     bound, unit = row.target.bound, row.target.unit
     return {
         "times": f"at least {bound:g}",
-        "s": f"under {_seconds(bound)}",
+        "s": f"under {seconds_in_words(bound)}",
         "share": f"at least {bound:.0%}",
         "rate": f"at least {bound:.0%}",
         "ones": f"at most {bound:g}",
@@ -189,14 +192,14 @@ def _value(row: Row) -> str:
         return ""
     return {
         "times": f"{row.value:.3g}",
-        "s": _seconds(row.value),
+        "s": seconds_in_words(row.value),
         "share": f"{row.value:.0%} of the triad",
         "rate": f"{row.value:.0%} of the matrix-multiply rate",
         "ones": f"{row.value:.3g} times one",
     }[row.target.unit]
 
 
-def _seconds(value: float) -> str:
+def seconds_in_words(value: float) -> str:
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if abs(value) >= scale:
             return f"{value / scale:.3g} {unit}"

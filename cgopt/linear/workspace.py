@@ -51,7 +51,7 @@ class System:
         self.dtype = operator.dtype
         self.exact: Any = Scaled(operator, 2.0**exponent) if exponent else operator
         self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
-        self.shares: tuple[int, int, Any] = (self.n, 8 * self.n, None)  # eight entries a row: a guess
+        self.shares: tuple[int, int, Any] = (self.n, 0, None)  # a product in Python: vector passes only
         if isinstance(operator, MatrixOperator):
             self.exact, self.exponent = operator.layout, operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row

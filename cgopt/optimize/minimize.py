@@ -8,6 +8,7 @@ from typing import Any
 from scipy.optimize import OptimizeResult
 
 from ..arguments import one_of
+from ..linear.stopping import check_callback
 from .hessian_free import hessian_free
 from .natural_gradient import natural_gradient
 from .newton_cg import newton_cg
@@ -32,6 +33,7 @@ def minimize(
     method: str = "newton-cg",
     callback: Callable[..., Any] | None = None,
     state: dict[str, Any] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> OptimizeResult:
     """Minimise a smooth function of many variables.
@@ -57,6 +59,8 @@ def minimize(
     state : dict, optional
         ``result.state`` of an earlier run (or ``intermediate_result.state``), numbers and arrays: the run goes on from
         there, and gives what it would have given without the interruption.
+    progress : bool
+        Show the value, the gradient and the cost while it runs. Needs rich: ``pip install "cgopt[cli]"``.
     **options
         Of the method: ``gtol`` (relative to the first gradient), ``maxiter``, and its own.
 
@@ -91,7 +95,45 @@ def minimize(
     else:
         objective = FunctionObjective(fun, jac, hvp, args)
     _check_options(solve, options)
-    return solve(objective, x0, callback=callback, state=state, **options)
+    if not progress:
+        return solve(objective, x0, callback=callback, state=state, **options)
+    with ProgressLine(method) as line:
+        return solve(objective, x0, callback=line.before(callback), state=state, **options)
+
+
+class ProgressLine:
+    """One line on the screen that says where a run stands."""
+
+    def __init__(self, method: str) -> None:
+        try:
+            from rich.console import Console
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError('progress needs rich: pip install "cgopt[cli]"') from error
+        self.method = method
+        self.status = Console(stderr=True).status(f"{method}: first step")
+
+    def __enter__(self) -> ProgressLine:
+        self.status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.status.stop()
+
+    def before(self, callback: Any) -> Callable[..., Any]:
+        """A callback that shows the state, and then calls another one with what that wants."""
+        listener, rich_state = check_callback(callback)
+
+        def show(*, intermediate_result: OptimizeResult) -> Any:
+            now = intermediate_result
+            norm = now.history[-1]["gradient_norm"]
+            self.status.update(
+                f"{self.method}: step {now.nit}, f = {now.fun:.6g}, |gradient| = {norm:.2e}, {now.cost:.0f} gradients"
+            )
+            if listener is None:
+                return None
+            return listener(intermediate_result=now) if rich_state else listener(now.x)
+
+        return show
 
 
 def _check_options(solve: Callable[..., OptimizeResult], options: dict[str, Any]) -> None:

@@ -24,7 +24,11 @@ class Objective:
     ----------
     values, gradients, products : int
         Evaluations so far; finite differences count as the gradients that they take.
+    product_cost : float
+        Of a product, in gradients: the share of the data that products are over.
     """
+
+    product_cost = 1.0
 
     def __init__(self) -> None:
         self.values = self.gradients = self.products = 0
@@ -82,8 +86,8 @@ class Objective:
 
     @property
     def cost(self) -> float:
-        """Work so far in units of a gradient: a value is a third of one, a product is one."""
-        return VALUE_COST * self.values + self.gradients + self.products
+        """Work so far in units of a gradient: a value is a third of one, a product over all the data is one."""
+        return VALUE_COST * self.values + self.gradients + self.product_cost * self.products
 
 
 class Counted(Operator):
@@ -182,6 +186,8 @@ class NetworkObjective(Objective):
         Adds ``l2/2 |theta|^2``.
     curvature_samples : int, optional
         Products are over so many of the samples, the next ones in order at each step; all by default.
+    structural : float
+        Structural damping of recurrent networks, as `cgopt.operators.GaussNewton` takes it.
 
     Examples
     --------
@@ -195,12 +201,21 @@ class NetworkObjective(Objective):
     """
 
     def __init__(
-        self, network: Any, loss: Any, X: Array, Y: Array, *, l2: float = 0.0, curvature_samples: int | None = None
+        self,
+        network: Any,
+        loss: Any,
+        X: Array,
+        Y: Array,
+        *,
+        l2: float = 0.0,
+        curvature_samples: int | None = None,
+        structural: float = 0.0,
     ) -> None:
         super().__init__()
         self.network, self.loss, self.X, self.Y = network, loss, X, Y
-        self.l2 = real_number("l2", l2)
+        self.l2, self.structural = real_number("l2", l2), structural
         self.curvature_samples = len(X) if curvature_samples is None else min(int(curvature_samples), len(X))
+        self.product_cost = self.curvature_samples / len(X)
         self.turn = 0  # which samples the next curvature is of
 
     def _value(self, x: Array) -> float:
@@ -217,7 +232,9 @@ class NetworkObjective(Objective):
         if size < n:
             chosen = np.arange(self.turn * size, (self.turn + 1) * size) % n
             self.turn += 1
-        G = GaussNewton(self.network.linearize(x, self.X[chosen]), self.loss, self.Y[chosen])
+        G = GaussNewton(
+            self.network.linearize(x, self.X[chosen]), self.loss, self.Y[chosen], structural=self.structural
+        )
         return Damped(G, self.l2) if self.l2 else G
 
     def state(self) -> dict[str, Any]:

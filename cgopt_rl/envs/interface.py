@@ -163,7 +163,7 @@ class VectorBatch(Environments):
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
         self._ended[:] = False
-        obs, _ = self.envs.reset(seed=[int(word) for word in seed.generate_state(self.count)])
+        obs, _ = self.envs.reset(seed=int(seed.generate_state(1)[0]))
         return self._flat(obs)
 
     def step(self, actions: Array) -> Step:

@@ -27,11 +27,6 @@ def adam_step(theta: Any, m: Any, v: Any, g: Any, rate: Any, beta1: Any, beta2: 
         theta[i] -= a * m[i] / (math.sqrt(v[i]) + e)
 
 
-def _adam(theta: Any, m: Any, v: Any, g: Any, rate: Any, beta1: Any, beta2: Any, epsilon: Any, t: Any) -> None:
-    """One step of Adam on one flat vector."""
-    adam_step(theta, m, v, g, rate, beta1, beta2, epsilon, t)
-
-
 @helper
 def layer_of(flat: Any, sizes: Any, layer: Any) -> Any:
     """A layer's block [W; b] of a flat vector, and W alone."""
@@ -112,5 +107,4 @@ def _fit_adam(
     return t
 
 
-adam = compiled(_adam, threaded=False)
 fit_adam = compiled(_fit_adam, threaded=False)

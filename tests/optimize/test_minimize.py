@@ -91,8 +91,9 @@ def test_digits_take_few_gradients_whatever_the_scale(globalization):
         assert run.fun / scale == pytest.approx(0.0886584, rel=1e-5)  # a convex problem: the minimum is one
         assert run.nit == runs[0].nit
         ours = [row["fun"] / scale for row in run.history]
-        # (1e8 is no power of two: the differences of gradients round otherwise)
-        np.testing.assert_allclose(ours, [row["fun"] for row in runs[0].history], rtol=1e-3)
+        # 1e8 is no power of two: the differences of gradients round otherwise, and an inner solve may end an iteration
+        # earlier or later, which shows in the third digit. (Powers of two, below, change no bit.)
+        np.testing.assert_allclose(ours, [row["fun"] for row in runs[0].history], rtol=0.03)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -189,6 +190,15 @@ def test_a_callback_may_stop_and_keep_the_state():
     minimize(rosen, START, jac=rosen_der, callback=seen.append, maxiter=3)
     assert len(seen) == 3
     assert seen[0].shape == START.shape
+
+
+def test_progress_is_shown_and_changes_nothing(capsys):
+    pytest.importorskip("rich", reason="rich is not installed: pip install 'cgopt[cli]'")
+    seen = []
+    shown = minimize(rosen, START, jac=rosen_der, progress=True, callback=seen.append)
+    np.testing.assert_array_equal(shown.x, minimize(rosen, START, jac=rosen_der).x)
+    assert len(seen) == shown.nit
+    assert capsys.readouterr().out == ""
 
 
 # --- as SciPy's ----------------------------------------------------------------------------------------------
@@ -380,6 +390,27 @@ def test_curvature_on_a_part_of_the_data_and_resumed():
         runs.append(result)
     np.testing.assert_array_equal(runs[0].x, runs[1].x)
     assert runs[0].fun < 0.1 * f.value(theta)
+
+
+def test_structural_damping_of_a_recurrent_network():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 6, 2))
+    Y = X[:, 0, :1] * X[:, -1, 1:]
+    network = cgopt.nn.RNN(2, 10, 1, outputs="last")
+    theta = network.init(0)
+    plain, damped = (NetworkObjective(network, cgopt.nn.SquaredError(), X, Y, structural=mu) for mu in (0.0, 0.3))
+    v = rng.standard_normal(theta.size)
+    assert v @ (damped.curvature(theta) @ v) > v @ (plain.curvature(theta) @ v)
+    for f in (plain, damped):
+        assert hessian_free(f, theta, maxiter=30).fun < 0.3 * f.value(theta)
+
+
+def test_products_over_a_part_of_the_data_cost_a_part():
+    f, theta = network_problem(curvature_samples=50)
+    B = f.curvature(theta)
+    before = f.cost
+    B @ theta
+    assert f.cost - before == pytest.approx(0.25)
 
 
 def test_natural_gradient_of_a_softmax_keeps_the_divergence():

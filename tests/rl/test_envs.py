@@ -210,6 +210,22 @@ def test_vector_environments_of_every_mode_give_the_same_transitions(mode):
     assert plain[0][3][0] == [3.0, -3.0]
 
 
+def test_gymnasiums_own_vector_of_cartpoles_is_taken():
+    """It is no collection of environments: it takes one seed, and resets with the next step."""
+    batch = envs.environments(gymnasium.make_vec("CartPole-v1", num_envs=3))
+    obs = batch.reset(np.random.SeedSequence(1)).copy()
+    assert np.array_equal(obs, batch.reset(np.random.SeedSequence(1)))
+    lengths, ended = np.zeros(3, int), np.zeros(3, bool)
+    for _ in range(40):
+        step = batch.step(np.ones(3, np.int64))
+        assert np.array_equal(step.valid, ~ended)
+        ended = step.terminated | step.truncated
+        lengths += step.valid
+        if ended.any():
+            assert (np.abs(step.final[ended, 2]) > 0.2).all()
+    assert (lengths < 40).all()
+
+
 def test_compiled_and_gymnasium_batches_agree():
     """MountainCar's trajectories, from the same state on: the same arrays."""
     ours, theirs = envs.environments("cgopt/MountainCar-v0", 2), envs.environments("MountainCar-v0", 2)

@@ -81,9 +81,9 @@ def test_compiled_rollouts_are_the_stepped_ones_bit_for_bit(id):
 def test_rollouts_ignore_threads(id):
     before = cgopt.get_num_threads()
     try:
-        one, *_ = collect(id, stepped=False, n=8, T=600)
+        one, *_ = collect(id, stepped=False, n=8, T=8000)
         cgopt.set_num_threads(1)
-        two, *_ = collect(id, stepped=False, n=8, T=600)
+        two, *_ = collect(id, stepped=False, n=8, T=8000)
     finally:
         cgopt.set_num_threads(before)
     for a, b in zip(one.batch, two.batch, strict=True):

@@ -101,8 +101,9 @@ def start(algorithm, env, folder, mode):
     [
         ("TRPO", "cgopt/CartPole-v1"),
         ("TRPO", "Pendulum-v1"),
-        ("NaturalPolicyGradient", "cgopt/Acrobot-v1"),
-        ("Reinforce", "cgopt/MountainCarContinuous-v0"),
+        pytest.param("NaturalPolicyGradient", "cgopt/Acrobot-v1", marks=pytest.mark.long),
+        pytest.param("Reinforce", "cgopt/MountainCarContinuous-v0", marks=pytest.mark.long),
+        pytest.param("TRPO", "Acrobot-v1", marks=pytest.mark.long),
     ],
 )
 def test_killed_and_resumed_ends_as_the_uninterrupted_run(algorithm, env, tmp_path):
@@ -279,6 +280,13 @@ def test_callbacks(tmp_path):
     stopped = TRPO("cgopt/CartPole-v1", **SMALL)
     stopped.learn(100_000, callback=callbacks.Evaluate(every=1, episodes=2, stop_at=1.0))
     assert stopped.steps == 128
+
+
+def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("torch")
+    TRPO("cgopt/CartPole-v1", **SMALL).learn(128, log_dir=tmp_path)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_progress_is_shown(capsys):

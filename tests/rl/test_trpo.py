@@ -307,6 +307,32 @@ def test_gymnasium_environments_of_all_action_kinds_run():
     assert many.shape == (5, 1)
 
 
+@pytest.mark.parametrize("wrong", ["observation", "reward"])
+def test_environments_that_give_nan_are_named(wrong):
+    import gymnasium
+
+    class Broken(gymnasium.Env):
+        observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t = 0
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            self.t += 1
+            bad = np.nan if self.t == 5 else 0.0
+            obs = np.array([bad if wrong == "observation" else 0.0, 0.0], np.float32)
+            return obs, bad if wrong == "reward" else 0.0, False, False, {}
+
+    model = TRPO(Broken, n_steps=16)
+    before = model.theta.copy()
+    with pytest.raises(ValueError, match=f"Broken gave {wrong} .*nan.* at step"):
+        model.learn(16)
+    assert np.array_equal(model.theta, before)
+
+
 def test_gauss_newton_fits_better_than_adam():
     """The same data and start: 20 Gauss-Newton steps leave less than a third of what 30 epochs of Adam leave."""
     from cgopt_rl.value import ValueFunction, explained_variance

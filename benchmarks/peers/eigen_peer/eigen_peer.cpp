@@ -2,7 +2,7 @@
 //
 // Usage: eigen_peer FOLDER TAG KIND PRECONDITIONER N NNZ COLUMNS
 //   KIND            csr | dense
-//   PRECONDITIONER  identity | diagonal
+//   PRECONDITIONER  identity | diagonal | incomplete_cholesky (sparse only; unknowns in their own order)
 // It sleeps in a blocking read of the pipe FOLDER/TAG.0 and answers every command with one line of JSON on the
 // standard output; external.py describes the commands. Both triangles are stored and used (Lower|Upper), row by
 // row: the setting in which Eigen multiplies with OpenMP threads.
@@ -49,7 +49,6 @@ static void serve(const Loaded& loaded, const Dense& B, const std::string& folde
         solver->compute(A);
         return now() - start;
     };
-    setup();
     Vector x(B.rows());
     std::ifstream commands(folder + "/" + tag + ".0");
     std::cout.precision(17);
@@ -65,6 +64,7 @@ static void serve(const Loaded& loaded, const Dense& B, const std::string& folde
             int iterations = 0;
             long solves = 0;
             words >> iterations >> solves;
+            if (!solver) setup();
             solver->setTolerance(0.0);
             solver->setMaxIterations(iterations);
             const Vector b = B.col(0);
@@ -91,7 +91,11 @@ static void serve(const Loaded& loaded, const Dense& B, const std::string& folde
                                static_cast<std::streamsize>(x.size() * sizeof(double)));
             }
             solution.close();
-            std::cout << "{\"seconds\": " << seconds << ", \"iterations\": " << iterations << "}" << std::endl;
+            const bool converged = solver->info() == Eigen::Success;
+            std::cout << "{\"seconds\": " << seconds << ", \"iterations\": " << iterations << ", \"converged\": "
+                      << (converged ? "true" : "false") << ", \"reason\": \""
+                      << (converged ? "converged" : iterations >= maxiter ? "iterations used up" : "breakdown") << "\"}"
+                      << std::endl;
         } else {
             break;
         }
@@ -118,7 +122,9 @@ int main(int argc, char** argv) {
         const auto indices = load<std::int32_t>(folder + "/indices.i32", nnz);
         const auto data = load<double>(folder + "/data.f64", nnz);
         const Eigen::Map<const Sparse> A(n, n, nnz, indptr.data(), indices.data(), data.data());
-        if (diagonal) serve<Sparse, Eigen::DiagonalPreconditioner<double>>(A, B, folder, tag);
+        using Incomplete = Eigen::IncompleteCholesky<double, Eigen::Lower, Eigen::NaturalOrdering<std::int32_t>>;
+        if (preconditioner == "incomplete_cholesky") serve<Sparse, Incomplete>(A, B, folder, tag);
+        else if (diagonal) serve<Sparse, Eigen::DiagonalPreconditioner<double>>(A, B, folder, tag);
         else serve<Sparse, Eigen::IdentityPreconditioner>(A, B, folder, tag);
     }
 }
