@@ -68,7 +68,7 @@ def test_report_tells_the_truth(folder, cgopt_command, preconditioner):
     assert share <= 1e-9
     assert float(reported(out, "true residual").split()[0]) == pytest.approx(share, rel=0.01)
     assert f"400 x 400, {A.nnz:,} nonzeros, float64" in reported(out, "matrix")
-    assert reported(out, "storage").startswith("dia (5 diagonals hold it")
+    assert reported(out, "storage").startswith("half_dia (symmetric: 3 of 5 diagonals hold it")
     assert "seed 0" in reported(out, "right-hand side")
     assert reported(out, "preconditioner") == preconditioner
     direct = cgopt.cg(A, b, rtol=1e-9, M=preconditioner)
