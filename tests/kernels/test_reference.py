@@ -551,8 +551,12 @@ def test_interpreted_primitives_with_many_vectors():
 def test_layouts_hold_the_same_matrix(A, wanted):
     dense = A.toarray()
     n = dense.shape[0]
+    if wanted == "half_dia" and A.dtype == C64:
+        with pytest.raises(ValueError, match="half_dia"):
+            MatrixOperator(A, format=wanted)
+        return
     operator = MatrixOperator(A, format=wanted)
-    assert operator.format == wanted
+    assert operator.format == ("csr" if wanted == "half_csr" else wanted)  # (halved for a solver's loop only)
     np.testing.assert_array_equal(reference.product(operator.layout, np.eye(n, dtype=A.dtype)), dense)
     np.testing.assert_array_equal(operator.diagonal(), dense.diagonal())
     if A.dtype == F64:
