@@ -81,7 +81,7 @@ PAIRS = [
 ]
 
 
-def same_bits(A, b, a_exponent, b_exponent, **options):
+def assert_same_bits(A, b, a_exponent, b_exponent, **options):
     """Solve the system and the scaled one; every number must be the scaled number."""
     shift = b_exponent - a_exponent
     start = options.pop("x0", None)
@@ -109,7 +109,7 @@ def same_bits(A, b, a_exponent, b_exponent, **options):
 @pytest.mark.parametrize("M", [None, "jacobi"])
 @pytest.mark.parametrize(("a_exponent", "b_exponent"), PAIRS)
 def test_scaling_scales_the_answer(a_exponent, b_exponent, M, x0):
-    same_bits(POISSON, RHS, a_exponent, b_exponent, M=M, x0=x0, rtol=1e-8)
+    assert_same_bits(POISSON, RHS, a_exponent, b_exponent, M=M, x0=x0, rtol=1e-8)
 
 
 @pytest.mark.parametrize("M", [None, "jacobi"])
@@ -126,7 +126,7 @@ def test_scaling_scales_the_ritz_values(a_exponent, b_exponent, M):
 @pytest.mark.parametrize("x0", [None, np.stack([START, 2 * START], 1)], ids=["zero", "guess"])
 @pytest.mark.parametrize(("a_exponent", "b_exponent"), PAIRS)
 def test_scaling_scales_the_answers(a_exponent, b_exponent, x0):
-    same_bits(POISSON, np.stack([RHS, RHS[::-1]], 1), a_exponent, b_exponent, x0=x0, rtol=1e-8)
+    assert_same_bits(POISSON, np.stack([RHS, RHS[::-1]], 1), a_exponent, b_exponent, x0=x0, rtol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_scaling_scales_the_answers(a_exponent, b_exponent, x0):
 def test_scaling_in_float32(a_exponent, b_exponent, M):
     A = (POISSON + sp.eye_array(N) / 4).astype(np.float32)
     b = RHS.astype(np.float32)
-    same_bits(A, b, a_exponent, b_exponent, M=M, rtol=1e-4)
+    assert_same_bits(A, b, a_exponent, b_exponent, M=M, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("a_exponent", "b_exponent"), [(-100, 664), (996, 996), (-280, 310)])

@@ -93,8 +93,10 @@ def test_spd_matrices_may_be_given_a_negative_eigenvalue():
 
 
 def test_complex_matrices_do_have_imaginary_parts():
-    find(spd_matrices(n=2, dtype=np.complex64), lambda A: abs(A[0, 1].imag) > 0.1)
-    find(sparse_spd(n=2, dtype=np.complex64), lambda A: abs(A.toarray()[0, 1].imag) > 0.1)
+    dense = find(spd_matrices(n=2, dtype=np.complex64), lambda A: abs(A[0, 1].imag) > 0.1)
+    sparse = find(sparse_spd(n=2, dtype=np.complex64), lambda A: abs(A.toarray()[0, 1].imag) > 0.1)
+    assert abs(dense[0, 1].imag) > 0.1
+    assert abs(sparse.toarray()[0, 1].imag) > 0.1
 
 
 kinds, formats = (

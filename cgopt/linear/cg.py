@@ -308,7 +308,8 @@ def cg(
         The matrix: float32, float64, complex64, complex128; integers are cast. Only products with it are needed; a
         function ``v -> A v`` will do.
     b : (n,), (n, 1) or (n, k) array
-        Right-hand side; k of them are solved at once, with one pass over A an iteration and a status for each.
+        Right-hand side; k of them are solved at once, with one pass over A an iteration and a status for each. (Where
+        the vectors of a few fit the processor's cache and those of all do not, a few at a time.)
     x0 : array of b's shape, optional
         Initial guess; not overwritten. Zero by default, and where the guess's residual overflows.
     rtol, atol : float
