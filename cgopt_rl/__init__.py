@@ -9,7 +9,10 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "DQN": "dqn",
+    "DQNConfig": "dqn",
     "NaturalPolicyGradient": "trpo",
+    "ReplayBuffer": "replay",
     "Reinforce": "trpo",
     "ReinforceConfig": "trpo",
     "TRPO": "trpo",
@@ -23,9 +26,12 @@ _HOME = {
 _ROOMS = ("bandits", "callbacks", "envs")
 
 __all__ = [  # noqa: RUF022
+    "DQN",
+    "DQNConfig",
     "NaturalPolicyGradient",
     "Reinforce",
     "ReinforceConfig",
+    "ReplayBuffer",
     "TRPO",
     "TRPOConfig",
     "VineConfig",

@@ -219,10 +219,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def algorithms() -> dict[str, Any]:
     """The algorithms by name."""
+    from .dqn import DQN
     from .trpo import TRPO, NaturalPolicyGradient, Reinforce
     from .vine import VineTRPO
 
-    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce)}
+    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, DQN)}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------
