@@ -121,7 +121,6 @@ def explore(agent: Any, loop: Any, normalizer: Any, current: Any, i: Any) -> Non
     loop.stored[i, 0] = loop.taken[i, 0] = action
 
 
-@helper
 def improve(agent: Any, replay: Any, batch: Any, loop: Any, normalizer: Any) -> None:
     """One gradient step."""
     draw(replay, batch, normalizer, loop.totals[SCALE])

@@ -88,9 +88,16 @@ class Learner(NamedTuple):
 
 
 @functools.cache
+def _primitives(learner: Learner) -> dict[str, Any]:
+    """The algorithm's functions; the gradient step, which is long, is compiled by itself."""
+    improve = compiled(named(learner.improve, learner.name), threaded=False, merged=False)
+    found = {"explore": learner.explore, "improve": improve, "follow": learner.follow}
+    return found | {"learn": helper(bind(learn, f"learn_{learner.name}", found))}
+
+
+@functools.cache
 def _compiled(learner: Learner, text: Callable[..., Any], dynamics: Dynamics | None) -> Any:
-    primitives = {"explore": learner.explore, "improve": learner.improve, "follow": learner.follow}
-    primitives["learn"] = helper(bind(learn, f"learn_{learner.name}", primitives))
+    primitives = _primitives(learner)
     if dynamics is not None:
         return compiled(named(dynamics.bind(text, **primitives), learner.name), threaded=False)
     return compiled(bind(text, f"{text.__name__}_{learner.name}", primitives), threaded=False)
