@@ -9,7 +9,16 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "DQN": "dqn",
+    "DQNConfig": "dqn",
+    "HierarchicalDQN": "hierarchical_dqn",
+    "HierarchicalDQNConfig": "hierarchical_dqn",
+    "HierarchicalQ": "hierarchical_dqn",
+    "HierarchicalQConfig": "hierarchical_dqn",
     "NaturalPolicyGradient": "trpo",
+    "QLearning": "q_learning",
+    "QLearningConfig": "q_learning",
+    "ReplayBuffer": "replay",
     "Reinforce": "trpo",
     "ReinforceConfig": "trpo",
     "TRPO": "trpo",
@@ -23,9 +32,18 @@ _HOME = {
 _ROOMS = ("bandits", "callbacks", "envs")
 
 __all__ = [  # noqa: RUF022
+    "DQN",
+    "DQNConfig",
+    "HierarchicalDQN",
+    "HierarchicalDQNConfig",
+    "HierarchicalQ",
+    "HierarchicalQConfig",
     "NaturalPolicyGradient",
+    "QLearning",
+    "QLearningConfig",
     "Reinforce",
     "ReinforceConfig",
+    "ReplayBuffer",
     "TRPO",
     "TRPOConfig",
     "VineConfig",

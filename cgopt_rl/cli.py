@@ -219,10 +219,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def algorithms() -> dict[str, Any]:
     """The algorithms by name."""
+    from .dqn import DQN
+    from .hierarchical_dqn import HierarchicalDQN, HierarchicalQ
+    from .q_learning import QLearning
     from .trpo import TRPO, NaturalPolicyGradient, Reinforce
     from .vine import VineTRPO
 
-    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce)}
+    known = (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, QLearning, DQN, HierarchicalQ, HierarchicalDQN)
+    return {kind.name: kind for kind in known}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------

@@ -155,6 +155,10 @@ class Algorithm(ABC):
     def _act(self, obs: Array, deterministic: bool, rng: np.random.Generator) -> Array:
         """Actions for normalised observations (N, d): (N, k) choices from 0, or (N, m) floats."""
 
+    def _broken(self) -> bool:
+        """Whether learning cannot go on, which ends the training."""
+        return False
+
     # --- the loop -----------------------------------------------------------------------------------
 
     def learn(
@@ -213,7 +217,7 @@ class Algorithm(ABC):
                 metrics = {"steps": self.steps, "iterations": self.iterations, **metrics}
                 metrics["steps_per_second"] = (self.steps - before) / (time.perf_counter() - clock)
                 reporter.report(metrics)
-                stop = any([call(self, metrics) is True for call in callbacks]) or interrupt.asked
+                stop = any([call(self, metrics) is True for call in callbacks]) or interrupt.asked or self._broken()
                 if self.steps // every > before // every or stop or self.steps >= self.goal:
                     self._pause(folder)
         return self
@@ -301,6 +305,9 @@ class Algorithm(ABC):
     def act(self, obs: Array, *, deterministic: bool, rng: np.random.Generator) -> Array:
         """Actions for flat observations (N, d) as environments give them: (N, k) choices from 0, or (N, m) floats."""
         return self._act(normalize(self._normalizer(), obs), deterministic, rng)
+
+    def start_episodes(self, where: Array) -> None:  # noqa: B027
+        """Tell a policy that carries something from step to step where (N,) episodes start; most carry nothing."""
 
     def _flat(self, observation: Any) -> tuple[Array, bool]:
         """Observations (N, d), and whether a batch was given."""
