@@ -9,12 +9,18 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "ActorCritic": "actor_critic",
+    "ActorCriticConfig": "actor_critic",
+    "DDPG": "ddpg",
+    "DDPGConfig": "ddpg",
     "DQN": "dqn",
     "DQNConfig": "dqn",
     "NaturalPolicyGradient": "trpo",
     "ReplayBuffer": "replay",
     "Reinforce": "trpo",
     "ReinforceConfig": "trpo",
+    "TD3": "ddpg",
+    "TD3Config": "ddpg",
     "TRPO": "trpo",
     "TRPOConfig": "trpo",
     "VineConfig": "vine",
@@ -26,12 +32,18 @@ _HOME = {
 _ROOMS = ("bandits", "callbacks", "envs")
 
 __all__ = [  # noqa: RUF022
+    "ActorCritic",
+    "ActorCriticConfig",
+    "DDPG",
+    "DDPGConfig",
     "DQN",
     "DQNConfig",
     "NaturalPolicyGradient",
     "Reinforce",
     "ReinforceConfig",
     "ReplayBuffer",
+    "TD3",
+    "TD3Config",
     "TRPO",
     "TRPOConfig",
     "VineConfig",

@@ -219,11 +219,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def algorithms() -> dict[str, Any]:
     """The algorithms by name."""
+    from .actor_critic import ActorCritic
+    from .ddpg import DDPG, TD3
     from .dqn import DQN
     from .trpo import TRPO, NaturalPolicyGradient, Reinforce
     from .vine import VineTRPO
 
-    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, DQN)}
+    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, ActorCritic, DQN, DDPG, TD3)}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------

@@ -11,6 +11,7 @@ the deadly triad", 2018): `status` names it, and learning ends when they diverge
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from abc import abstractmethod
 from enum import Enum
@@ -72,7 +73,7 @@ class OffPolicyConfig(Config):
     activation: str = "relu"
     """Of the hidden units: tanh or relu."""
     max_grad_norm: float = 10.0
-    """Norm that longer gradients are shortened to."""
+    """Norm that longer gradients are shortened to; inf for no bound."""
     prioritized_replay: bool = False
     """Draw transitions in proportion to their errors."""
     priority_exponent: float = 0.6
@@ -97,8 +98,10 @@ class OffPolicyConfig(Config):
         for name in ("gamma", "priority_exponent", "importance_exponent"):
             number(name, getattr(self, name), low=0.0, high=1.0)
         number("tau", self.tau, low=0.0, high=1.0, open_low=True)
-        for name in ("clip_observations", "learning_rate", "max_grad_norm"):
+        for name in ("clip_observations", "learning_rate"):
             number(name, getattr(self, name), low=0.0, open_low=True)
+        if self.max_grad_norm != math.inf:
+            number("max_grad_norm", self.max_grad_norm, low=0.0, open_low=True)
         for units in self.net_arch:
             integer("net_arch", units)
         if self.activation not in ("tanh", "relu"):
@@ -164,6 +167,7 @@ class OffPolicy(Algorithm):
             np.zeros((n, d), np.float32),
             np.zeros((n, m), kind),
             np.zeros((n, m), kind),
+            np.ones(n, np.bool_),
             c.learning_starts,
             c.train_freq,
             c.gradient_steps,
@@ -183,6 +187,7 @@ class OffPolicy(Algorithm):
     def _start(self, seed: np.random.SeedSequence) -> None:
         self.replay.flush(self.current)
         self.current = self.env.reset(seed).astype(np.float32)
+        self.loop.fresh[:] = True
         if not isinstance(self.env, CompiledBatch):
             self.learner.compile(kernels.begin)(self.agent, self.loop, self._normalizer(), self.current)
 
@@ -281,7 +286,10 @@ class OffPolicy(Algorithm):
             remove_columns(Path(path), self._columns)
 
     def _arrays(self) -> dict[str, dict[str, Array]]:
-        loop = {name: getattr(self.loop, name) for name in ("counts", "totals", "streams", "before", "stored", "taken")}
+        loop = {
+            name: getattr(self.loop, name)
+            for name in ("counts", "totals", "streams", "before", "stored", "taken", "fresh")
+        }
         columns = np.frombuffer(self._columns.encode(), np.uint8)
         return {
             "agent": self._state(),
