@@ -229,17 +229,15 @@ def round_of(batch: Any, r: Any, T: Any) -> Any:
     )  # fmt: skip
 
 
-@helper
-def learn(learner: Any, batch: Any, normalizer: Any, options: Any, report: Any) -> None:
-    """One gradient step from one short batch; `report` is added to."""
-    estimate(learner, batch, normalizer, options)
-    form_gradient(learner, batch, options, report)
+def _update(learner: Any, batch: Any, r: Any, normalizer: Any, options: Any, report: Any) -> None:
+    """One gradient step from round r of a long batch; `report` is added to."""
+    part = round_of(batch, r, learner.values.shape[0])
+    estimate(learner, part, normalizer, options)
+    form_gradient(learner, part, options, report)
     descend(learner, options, report)
 
 
-def _update(learner: Any, batch: Any, r: Any, normalizer: Any, options: Any, report: Any) -> None:
-    """Learn from round r of a long batch."""
-    learn(learner, round_of(batch, r, learner.values.shape[0]), normalizer, options, report)
+update = compiled(_update, threaded=False, merged=False)  # long, and the same in every block
 
 
 def rollout(network: Any, normalizer: Any, simulation: Any, streams: Any, batch: Any) -> None:
@@ -251,9 +249,5 @@ def block(learner: Any, batch: Any, normalizer: Any, options: Any, report: Any, 
     """Act and learn, round after round, until the long batch is full."""
     T = learner.values.shape[0]
     for r in range(batch.rewards.shape[0] // T):
-        part = round_of(batch, r, T)
-        rollout(learner.policy, normalizer, simulation, streams, part)
-        learn(learner, part, normalizer, options, report)
-
-
-update = compiled(_update, threaded=False)
+        rollout(learner.policy, normalizer, simulation, streams, round_of(batch, r, T))
+        update(learner, batch, r, normalizer, options, report)
