@@ -222,10 +222,14 @@ def algorithms() -> dict[str, Any]:
     from .actor_critic import ActorCritic
     from .ddpg import DDPG, TD3
     from .dqn import DQN
+    from .hierarchical_dqn import HierarchicalDQN, HierarchicalQ
+    from .q_learning import QLearning
     from .trpo import TRPO, NaturalPolicyGradient, Reinforce
     from .vine import VineTRPO
 
-    return {kind.name: kind for kind in (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, ActorCritic, DQN, DDPG, TD3)}
+    on_policy = (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, ActorCritic)
+    off_policy = (QLearning, DQN, HierarchicalQ, HierarchicalDQN, DDPG, TD3)
+    return {kind.name: kind for kind in on_policy + off_policy}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------

@@ -25,8 +25,8 @@ from .checks import integer, number, unknown
 from .kernels import dqn as kernels
 from .kernels.dense import dense, optimizer
 from .kernels.rollouts import ACTIVATIONS
-from .off_policy import OffPolicy, OffPolicyConfig
-from .policies import orthogonal_start
+from .normalization import normalize
+from .off_policy import OffPolicy, OffPolicyConfig, fan_in_start
 
 Array = npt.NDArray[Any]
 
@@ -41,6 +41,8 @@ class DQNConfig(OffPolicyConfig):
     """Environment steps between updates of that copy."""
     loss: str = "huber"
     """Of the error: huber (linear beyond 1) or squared."""
+    optimizer: str = "adam"
+    """What takes the gradient: adam, or sgd, plain steps of learning_rate."""
     double_q: bool = False
     """Choose the action of the target with the network, and value it with the copy."""
     dueling: bool = False
@@ -58,8 +60,52 @@ class DQNConfig(OffPolicyConfig):
             integer(name, getattr(self, name))
         for name in ("exploration_initial_eps", "exploration_final_eps"):
             number(name, getattr(self, name), low=0.0, high=1.0)
-        if self.loss not in ("huber", "squared"):
-            raise ValueError(unknown("loss", str(self.loss), ("huber", "squared")))
+        for name, known in (("loss", ("huber", "squared")), ("optimizer", ("adam", "sgd"))):
+            if getattr(self, name) not in known:
+                raise ValueError(unknown(name, str(getattr(self, name)), known))
+
+
+def q_network(n_inputs: int, n_actions: int, config: DQNConfig) -> Any:
+    """The network of Q values; where it is a dueling one, of V and the advantages."""
+    return cgopt.nn.MLP([n_inputs, *config.net_arch, n_actions + config.dueling], activation=config.activation)
+
+
+def q_values(network: Any, theta: Array, obs: Array, dueling: bool) -> Array:
+    """Q of every action, (N, k): a dueling network's are ``V + A - mean A`` (Wang et al. 2016, eq. 9)."""
+    Z: Array = network.forward(theta, obs)
+    return Z[:, :1] + Z[:, 1:] - Z[:, 1:].mean(axis=1, keepdims=True) if dueling else Z
+
+
+def dqn_agent(network: Any, c: DQNConfig, n_envs: int, rng: np.random.Generator) -> kernels.Agent:
+    """A network at its start with all that its compiled functions need."""
+    theta = fan_in_start(network, rng)
+    sizes, activation, size = np.array(network.sizes, np.int64), ACTIVATIONS[c.activation], c.batch_size
+    return kernels.Agent(
+        theta=theta,
+        sizes=sizes,
+        activation=activation,
+        h=np.zeros((sizes.size, sizes.max()), np.float32),
+        net=dense(sizes, activation, size),
+        opt=optimizer(theta),
+        target=theta.copy() if c.target_network else theta,
+        targets=np.zeros(size, np.float32),
+        errors=np.zeros(size, np.float32),
+        best=np.zeros(size, np.int64),
+        rate=c.learning_rate,
+        clip=c.max_grad_norm,
+        tau=c.tau,
+        interval=max(1, c.target_update_interval // n_envs) if c.target_network else 0,
+        double=c.double_q,
+        dueling=c.dueling,
+        huber=c.loss == "huber",
+        adaptive=c.optimizer == "adam",
+        epsilon=np.array([c.exploration_initial_eps, c.exploration_final_eps, c.exploration_steps], np.float64),
+    )
+
+
+def dqn_state(a: kernels.Agent) -> dict[str, Array]:
+    """The arrays that learning changes."""
+    return {"theta": a.theta, "m": a.opt.m, "v": a.opt.v, "t": a.opt.t, "target": a.target}
 
 
 class DQN(OffPolicy):
@@ -87,32 +133,8 @@ class DQN(OffPolicy):
 
     def _make_agent(self) -> None:
         c = self.config
-        outputs = int(self.env.action_space.n) + c.dueling
-        self.network = cgopt.nn.MLP([self.env.n_inputs, *c.net_arch, outputs], activation=c.activation)
-        sizes = np.array(self.network.sizes, np.int64)
-        activation = ACTIVATIONS[c.activation]
-        theta = orthogonal_start(self.network, self.rng, 1.0, np.float32)
-        opt = optimizer(theta)
-        self.agent = kernels.Agent(
-            theta,
-            sizes,
-            activation,
-            np.zeros((sizes.size, sizes.max()), np.float32),
-            dense(sizes, activation, c.batch_size),
-            opt,
-            theta.copy() if c.target_network else theta,
-            np.zeros(c.batch_size, np.float32),
-            np.zeros(c.batch_size, np.float32),
-            np.zeros(c.batch_size, np.int64),
-            c.learning_rate,
-            c.max_grad_norm,
-            c.tau,
-            max(1, c.target_update_interval // self.env.count) if c.target_network else 0,
-            c.double_q,
-            c.dueling,
-            c.loss == "huber",
-            np.array([c.exploration_initial_eps, c.exploration_final_eps, c.exploration_steps], np.float64),
-        )
+        self.network = q_network(self.env.n_inputs, int(self.env.action_space.n), c)
+        self.agent = dqn_agent(self.network, c, self.env.count, self.rng)
 
     @property
     def theta(self) -> Array:
@@ -120,8 +142,7 @@ class DQN(OffPolicy):
         return self.agent.theta
 
     def _state(self) -> dict[str, Array]:
-        a = self.agent
-        return {"theta": a.theta, "m": a.opt.m, "v": a.opt.v, "t": a.opt.t, "target": a.target}
+        return dqn_state(self.agent)
 
     @property
     def epsilon(self) -> float:
@@ -142,15 +163,12 @@ class DQN(OffPolicy):
         -------
         (k,) float32 array, or (N, k) for a batch
         """
-        from .normalization import normalize
-
         obs, batched = self._flat(observation)
         Q = self._values(normalize(self._normalizer(), obs))
         return Q if batched else Q[0]
 
     def _values(self, obs: Array) -> Array:
-        Z = self.network.forward(self.theta, obs)
-        return Z[:, :1] + Z[:, 1:] - Z[:, 1:].mean(axis=1, keepdims=True) if self.config.dueling else Z
+        return q_values(self.network, self.theta, obs, self.config.dueling)
 
     def _act(self, obs: Array, deterministic: bool, rng: np.random.Generator) -> Array:
         greedy = self._values(obs).argmax(axis=1)

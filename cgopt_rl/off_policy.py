@@ -49,8 +49,22 @@ class Status(Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class OffPolicyConfig(Config):
-    """Options of every off-policy algorithm."""
+class StepwiseConfig(Config):
+    """Options of every algorithm that learns between steps."""
+
+    round_steps: int = 1000
+    """Environment steps between reports; training ends after whole rounds."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_envs", "checkpoint_every", "round_steps"):
+            integer(name, getattr(self, name))
+        number("gamma", self.gamma, low=0.0, high=1.0)
+        number("clip_observations", self.clip_observations, low=0.0, open_low=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicyConfig(StepwiseConfig):
+    """Options of every algorithm that learns from replay."""
 
     buffer_size: int = 100_000
     """Transitions in the replay buffer."""
@@ -84,22 +98,17 @@ class OffPolicyConfig(Config):
     """Steps over which it rises to 1."""
     buffer_memory: int = 1 << 30
     """Bytes of replay above which it is kept in files."""
-    round_steps: int = 1000
-    """Environment steps between reports; training ends after whole rounds."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "n_envs", "checkpoint_every", "buffer_size", "batch_size", "train_freq", "n_steps", "importance_steps",
-            "round_steps",
-        ):  # fmt: skip
+        super().__post_init__()
+        for name in ("buffer_size", "batch_size", "train_freq", "n_steps", "importance_steps"):
             integer(name, getattr(self, name))
         for name, least in (("learning_starts", 0), ("gradient_steps", -1), ("buffer_memory", 0)):
             integer(name, getattr(self, name), minimum=least)
-        for name in ("gamma", "priority_exponent", "importance_exponent"):
+        for name in ("priority_exponent", "importance_exponent"):
             number(name, getattr(self, name), low=0.0, high=1.0)
         number("tau", self.tau, low=0.0, high=1.0, open_low=True)
-        for name in ("clip_observations", "learning_rate"):
-            number(name, getattr(self, name), low=0.0, open_low=True)
+        number("learning_rate", self.learning_rate, low=0.0, open_low=True)
         if self.max_grad_norm != math.inf:
             number("max_grad_norm", self.max_grad_norm, low=0.0, open_low=True)
         for units in self.net_arch:
@@ -108,8 +117,8 @@ class OffPolicyConfig(Config):
             raise ValueError(unknown("activation", str(self.activation), ("tanh", "relu")))
 
 
-class OffPolicy(Algorithm):
-    """An algorithm that learns from replay.
+class Stepwise(Algorithm):
+    """An algorithm that acts and learns in turns, in one compiled loop.
 
     A subclass writes `_make_agent` (which sets `agent`, the arrays that its compiled functions work on), `_state`
     (those of them that change) and `_act`, and names its compiled functions in `learner`. Actions are whole numbers
@@ -117,11 +126,10 @@ class OffPolicy(Algorithm):
 
     Attributes
     ----------
-    replay : ReplayBuffer
     status : Status
     """
 
-    Config = OffPolicyConfig
+    Config = StepwiseConfig
     learner: ClassVar[kernels.Learner]
     discrete: ClassVar[bool]
     agent: Any
@@ -134,28 +142,22 @@ class OffPolicy(Algorithm):
     def _state(self) -> dict[str, Array]:
         """The arrays of `agent` that learning changes in place."""
 
+    def _make_replay(self) -> ReplayBuffer:
+        """The buffer; one that holds nothing, where learning is from the step at hand."""
+        return ReplayBuffer(1, 1, discrete=self.discrete)
+
+    def _schedule(self) -> tuple[int, int, int]:
+        """Steps before gradient steps start, turns between them, and how many are taken then."""
+        return 0, 1, 0
+
     def _n_actions(self) -> int:
         """Numbers in an action."""
         return int(np.prod(self.env.action_space.shape))
 
     def _build(self) -> None:
         c, n, d, m = self.config, self.env.count, self.env.n_inputs, self._n_actions()
-        self.replay = ReplayBuffer(
-            c.buffer_size,
-            d,
-            m,
-            discrete=self.discrete,
-            n_envs=n,
-            n_steps=c.n_steps,
-            gamma=c.gamma,
-            obs_dtype=np.uint8 if self.env.observation_space.dtype == np.uint8 else np.float32,
-            prioritized=c.prioritized_replay,
-            alpha=c.priority_exponent,
-            beta=c.importance_exponent,
-            memory_limit=c.buffer_memory,
-            seed=self._seed(DRAWS),
-        )
-        self.batch = self.replay.batch(c.batch_size)
+        self.replay = self._make_replay()
+        self.batch = self.replay.batch(getattr(c, "batch_size", 1))
         kind = np.int32 if self.discrete else np.float32
         totals = np.zeros(9)
         totals[kernels.HORIZON] = 1.0 / (1.0 - c.gamma) if c.gamma < 1.0 else np.inf
@@ -168,9 +170,7 @@ class OffPolicy(Algorithm):
             np.zeros((n, m), kind),
             np.zeros((n, m), kind),
             np.ones(n, np.bool_),
-            c.learning_starts,
-            c.train_freq,
-            c.gradient_steps,
+            *self._schedule(),
         )
         self.turns = max(1, c.round_steps // n)
         self.record = kernels.Record(
@@ -185,19 +185,18 @@ class OffPolicy(Algorithm):
         self._make_agent()
 
     def _start(self, seed: np.random.SeedSequence) -> None:
-        self.replay.flush(self.current)
+        if self.replay.columns.window[:, 1].any():
+            self.replay.flush(self.current)
         self.current = self.env.reset(seed).astype(np.float32)
         self.loop.fresh[:] = True
         if not isinstance(self.env, CompiledBatch):
             self.learner.compile(kernels.begin)(self.agent, self.loop, self._normalizer(), self.current)
 
     def _iterate(self) -> dict[str, float]:
-        c, clock, totals = self.config, time.perf_counter(), self.loop.totals
+        clock, totals = time.perf_counter(), self.loop.totals
         totals[: kernels.ROUND] = 0.0
         if self.returns is not None:
             totals[kernels.SCALE] = self.returns.scale[0]
-        share = min(1.0, self.steps / c.importance_steps)
-        self.replay.beta = c.importance_exponent + share * (1.0 - c.importance_exponent)
         if isinstance(self.env, CompiledBatch):
             self._play(self.env)
         else:
@@ -319,3 +318,53 @@ class OffPolicy(Algorithm):
 
     def _resume_environments(self, obs: Array) -> None:
         self.current = obs
+
+
+class OffPolicy(Stepwise):
+    """An algorithm that learns from replay.
+
+    Attributes
+    ----------
+    replay : ReplayBuffer
+    """
+
+    Config = OffPolicyConfig
+
+    def _make_replay(self) -> ReplayBuffer:
+        c = self.config
+        return ReplayBuffer(
+            c.buffer_size,
+            self.env.n_inputs,
+            self._n_actions(),
+            discrete=self.discrete,
+            n_envs=self.env.count,
+            n_steps=c.n_steps,
+            gamma=c.gamma,
+            obs_dtype=np.uint8 if self.env.observation_space.dtype == np.uint8 else np.float32,
+            prioritized=c.prioritized_replay,
+            alpha=c.priority_exponent,
+            beta=c.importance_exponent,
+            memory_limit=c.buffer_memory,
+            seed=self._seed(DRAWS),
+        )
+
+    def _schedule(self) -> tuple[int, int, int]:
+        return self.config.learning_starts, self.config.train_freq, self.config.gradient_steps
+
+    def _iterate(self) -> dict[str, float]:
+        c = self.config
+        share = min(1.0, self.steps / c.importance_steps)
+        self.replay.beta = c.importance_exponent + share * (1.0 - c.importance_exponent)
+        return super()._iterate()
+
+
+def fan_in_start(network: Any, rng: np.random.Generator) -> Array:
+    """Weights and biases uniform on +-1/sqrt(inputs of the layer) (Lillicrap et al. 2016, section 7), float32.
+
+    The outputs start small, a third of what orthogonal layers give: values that start large overestimate sooner.
+    """
+    theta = np.empty(network.n, np.float32)
+    for block in network.blocks:
+        bound = block.inputs**-0.5
+        block.of(theta)[...] = rng.uniform(-bound, bound, (block.rows, block.units))
+    return theta

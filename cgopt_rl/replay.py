@@ -207,8 +207,7 @@ class ReplayBuffer:
         shape = self.columns.window_obs.shape[0], self.columns.obs.shape[1]
         if final.shape != shape:
             raise ValueError(f"final must have shape {shape}, got {final.shape}")
-        if self.columns.window[:, 1].any():
-            kernels.flush(self.columns, final)
+        kernels.flush(self.columns, final)
 
     def batch(self, size: int) -> kernels.Batch:
         """Arrays for `sample` to fill, of `size` transitions."""

@@ -306,6 +306,9 @@ class Algorithm(ABC):
         """Actions for flat observations (N, d) as environments give them: (N, k) choices from 0, or (N, m) floats."""
         return self._act(normalize(self._normalizer(), obs), deterministic, rng)
 
+    def start_episodes(self, where: Array) -> None:  # noqa: B027
+        """Tell a policy that carries something from step to step where (N,) episodes start; most carry nothing."""
+
     def _flat(self, observation: Any) -> tuple[Array, bool]:
         """Observations (N, d), and whether a batch was given."""
         from .envs.interface import flattener

@@ -100,7 +100,8 @@ class CompiledBatch(Environments):
         self._valid = np.ones(self.count, np.bool_)
 
     def reset(self, seed: np.random.SeedSequence) -> Array:
-        return self.envs.reset(seed=seed)[0]
+        self.envs.reset(seed=seed)
+        return self.envs.obs.copy()
 
     def step(self, actions: Array) -> Step:
         return Step(*self.envs.advance(actions), self._valid)

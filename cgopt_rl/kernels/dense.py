@@ -205,6 +205,15 @@ def adam(opt: Any, rate: Any, beta1: Any = 0.9, beta2: Any = 0.999, epsilon: Any
 
 
 @helper
+def descend(opt: Any, rate: Any) -> None:
+    """A step against the gradient."""
+    opt.t[0] += 1
+    a = opt.theta.dtype.type(rate)
+    for i in range(opt.theta.shape[0]):
+        opt.theta[i] -= a * opt.gradient[i]
+
+
+@helper
 def polyak(target: Any, theta: Any, tau: Any) -> None:
     """``target = (1 - tau) target + tau theta``; tau = 1 copies."""
     if tau == 1.0:

@@ -24,7 +24,8 @@ from .random import below, uniform
 from .replay import draw, reprioritize
 from .rollouts import forward
 
-adam, backward, clip, forward_batch, polyak = dense.adam, dense.backward, dense.clip, dense.forward, dense.polyak
+adam, backward, clip, descend, polyak = dense.adam, dense.backward, dense.clip, dense.descend, dense.polyak
+forward_batch = dense.forward
 f32 = np.float32
 
 
@@ -48,7 +49,7 @@ class Agent(NamedTuple):
     rate, clip, tau : float
     interval : int
         Turns between updates of the target network; 0 where there is none.
-    double, dueling, huber : bool
+    double, dueling, huber, adaptive : bool
     epsilon : (3,) float64
         At the start, in the end, and the steps between.
     """
@@ -70,6 +71,7 @@ class Agent(NamedTuple):
     double: bool
     dueling: bool
     huber: bool
+    adaptive: bool
     epsilon: npt.NDArray[np.float64]
 
 
@@ -164,7 +166,10 @@ def improve(agent: Any, replay: Any, batch: Any, loop: Any, normalizer: Any) -> 
     if note(loop, loss / size, value / size, highest):
         backward(net, theta, agent.opt.gradient, size)
         loop.totals[NORM] += clip(agent.opt.gradient, agent.clip)
-        adam(agent.opt, agent.rate)
+        if agent.adaptive:
+            adam(agent.opt, agent.rate)
+        else:
+            descend(agent.opt, agent.rate)
         reprioritize(replay, batch, agent.errors)
 
 

@@ -8,7 +8,10 @@ functions, which take the places of those at the end of this file:
   replay keeps it, to ``loop.taken`` as the environment takes it;
 * ``improve(agent, replay, batch, loop, normalizer)`` makes one gradient step, and adds what there is to report to
   ``loop.totals``;
-* ``follow(agent, loop)`` is called after each step of the environments: for target networks.
+* ``follow(agent, loop)`` is called after each turn: for target networks.
+
+A fourth, ``remember(agent, replay, loop, i, reward, final, terminated, truncated)``, takes in what a step of
+environment i led to. By default it adds the step to the replay buffer.
 """
 
 from __future__ import annotations
@@ -77,13 +80,22 @@ class Record(NamedTuple):
     valid: npt.NDArray[np.bool_]
 
 
+@helper
+def add_to_replay(
+    agent: Any, replay: Any, loop: Any, i: Any, reward: Any, final: Any, terminated: Any, truncated: Any
+) -> None:  # fmt: skip
+    """Take in a step as a transition of replay."""
+    add(replay, i, loop.before, loop.stored, reward, final, terminated, truncated)
+
+
 class Learner(NamedTuple):
-    """An algorithm's three functions, and the name that its compiled loops carry."""
+    """An algorithm's functions, and the name that its compiled loops carry."""
 
     name: str
     explore: Callable[..., Any]
     improve: Callable[..., Any]
     follow: Callable[..., Any]
+    remember: Callable[..., Any] = add_to_replay
 
     def compile(self, text: Callable[..., Any], dynamics: Dynamics | None = None) -> Any:
         """A text bound to the algorithm, and to an environment."""
@@ -94,7 +106,12 @@ class Learner(NamedTuple):
 def _primitives(learner: Learner) -> dict[str, Any]:
     """The algorithm's functions; the gradient step, which is long, is compiled by itself."""
     improve = compiled(named(learner.improve, learner.name), threaded=False, merged=False)
-    found = {"explore": learner.explore, "improve": improve, "follow": learner.follow}
+    found = {
+        "explore": learner.explore,
+        "improve": improve,
+        "follow": learner.follow,
+        "remember": learner.remember,
+    }
     return found | {"learn": helper(bind(learn, f"learn_{learner.name}", found))}
 
 
@@ -143,6 +160,13 @@ def follow(agent: Any, loop: Any) -> None:
     raise NotImplementedError
 
 
+def remember(
+    agent: Any, replay: Any, loop: Any, i: Any, reward: Any, final: Any, terminated: Any, truncated: Any
+) -> None:  # fmt: skip
+    """Stand for the algorithm's own in the texts below."""
+    raise NotImplementedError
+
+
 def learn(agent: Any, replay: Any, batch: Any, loop: Any, normalizer: Any) -> None:
     """What comes after a step of the environments."""
     n = loop.before.shape[0]
@@ -178,7 +202,7 @@ def play(
             for j in range(d):
                 final[i, j] = current[i, j]
             loop.totals[REWARD] = max(loop.totals[REWARD], abs(reward))
-            add(replay, i, loop.before, loop.stored, reward, final, terminated, truncated)
+            remember(agent, replay, loop, i, reward, final, terminated, truncated)
             if terminated or truncated:
                 starts[i] = reset(state, i, starts[i])
                 elapsed[i] = 0
@@ -204,7 +228,7 @@ def respond(
     for i in range(current.shape[0]):
         if valid[i]:
             loop.totals[REWARD] = max(loop.totals[REWARD], abs(rewards[i]))
-            add(replay, i, loop.before, loop.stored, rewards[i], final, terminated[i], truncated[i])
+            remember(agent, replay, loop, i, rewards[i], final, terminated[i], truncated[i])
     learn(agent, replay, batch, loop, normalizer)
     for i in range(current.shape[0]):
         for j in range(current.shape[1]):
