@@ -171,16 +171,16 @@ class ActorCritic(Algorithm):
         self._scaled_rewards(batch.rewards, ended)
         if self.observations is not None:
             self.observations.update(batch.raw[batch.valid])
-        taken = c.log_interval - report[kernels.SKIPPED]
-        metrics |= {
-            "policy_loss": report[kernels.POLICY_LOSS] / c.log_interval,
-            "value_loss": report[kernels.VALUE_LOSS] / c.log_interval,
-            "entropy": report[kernels.ENTROPY] / c.log_interval,
-            "gradient_norm": report[kernels.GRADIENT_NORM] / taken if taken else math.nan,
-            "skipped": int(report[kernels.SKIPPED]),
-            "update_seconds": clock() - begin,
+        sums = report.tolist()
+        taken = c.log_interval - sums[kernels.SKIPPED]
+        return metrics | {
+            "policy_loss": sums[kernels.POLICY_LOSS] / c.log_interval,
+            "value_loss": sums[kernels.VALUE_LOSS] / c.log_interval,
+            "entropy": sums[kernels.ENTROPY] / c.log_interval,
+            "gradient_norm": sums[kernels.GRADIENT_NORM] / taken if taken else math.nan,
+            "skipped": int(sums[kernels.SKIPPED]),
+            "round_seconds": clock() - begin,
         }
-        return metrics
 
     def _act(self, obs: Array, deterministic: bool, rng: np.random.Generator) -> Array:
         Z, head = self.policy.outputs(self.theta, obs), self.policy.head

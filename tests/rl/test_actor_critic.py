@@ -167,6 +167,7 @@ def test_entropy_is_raised_by_its_coefficient():
     for coefficient in (0.0, 10.0):
         rows = []
         ActorCritic(CARTPOLE, seed=0, ent_coef=coefficient).learn(40_000, callback=lambda m, x, r=rows: r.append(x))
+        assert {type(value) for value in rows[-1].values()} == {int, float}
         entropies[coefficient] = rows[-1]["entropy"]
     assert entropies[0.0] < entropies[10.0] <= math.log(2.0) + 1e-6
 
@@ -187,7 +188,7 @@ def test_saved_and_loaded_goes_on_bit_for_bit(env, tmp_path):
 
 
 def test_cartpole_is_balanced():
-    """The reproduction with ten seeds is `make learn-off-policy`; one seed here."""
+    """The reproduction with ten seeds is `make learn-a2c`; one seed here."""
     model = ActorCritic(CARTPOLE, seed=0).learn(200_000)
     assert evaluate(model, episodes=20).mean >= 475.0
 
