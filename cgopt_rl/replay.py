@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,10 @@ class ReplayBuffer:
             "discounts": ((capacity,), np.float32),
         }
         self.nbytes = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.folder: Path | None = None
         if self.nbytes > integer("memory_limit", memory_limit, minimum=0):
-            self.folder = tempfile.TemporaryDirectory(prefix="replay-", dir=folder)
+            self.folder = Path(tempfile.mkdtemp(prefix="replay-", dir=folder))
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         columns = {name: self._column(name, shape, kind) for name, (shape, kind) in shapes.items()}
         leaves = 1 << (capacity - 1).bit_length() if prioritized else 0
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
@@ -140,7 +142,7 @@ class ReplayBuffer:
     def _column(self, name: str, shape: tuple[int, ...], kind: Any) -> Array:
         if self.folder is None:
             return np.zeros(shape, kind)
-        file = np.memmap(Path(self.folder.name) / name, np.dtype(kind), "w+", shape=shape)
+        file = np.memmap(self.folder / name, np.dtype(kind), "w+", shape=shape)
         return file.view(np.ndarray)
 
     @property

@@ -174,17 +174,16 @@ def draw(replay: Any, batch: Any, normalizer: Any, scale: Any) -> None:
             batch.weights[b] = 1.0
     else:
         share = replay.tree[1] / size
-        heaviest = 0.0
+        heaviest = f32(0.0)
         for b in range(size):  # one from each of B equal parts of the total priority
             s, u = uniform(s)
             row = find(replay.tree, (b + u) * share)
             batch.rows[b] = row
             p = replay.tree[replay.tree.shape[0] // 2 + row] / replay.tree[1]
-            w = (fill * p) ** -replay.priority[BETA]  # (N P(i))^-beta
-            batch.weights[b] = w
-            heaviest = max(heaviest, w)
+            batch.weights[b] = f32((fill * p) ** -replay.priority[BETA])  # (N P(i))^-beta
+            heaviest = max(heaviest, batch.weights[b])
         for b in range(size):
-            batch.weights[b] = f32(batch.weights[b] / heaviest)
+            batch.weights[b] /= heaviest
     replay.stream[0] = s
     for b in range(size):
         row = batch.rows[b]
