@@ -12,9 +12,10 @@
 
 Each run has a folder of its own under ``--folder`` and goes on from its last checkpoint, so a campaign may be stopped
 at any time, killed, or made in pieces with ``--minutes``; what is complete is not run again, and with more ``--steps``
-it goes on from where it ended. The table is of complete runs, and names those that are not. Each policy is evaluated on 100 episodes (20 for MuJoCo), deterministically, in Gymnasium's own environment where
-there is one; that is the final return. Ten times during training it is evaluated on 10 episodes, and the highest mean
-of those is the best return. A run whose final return has lost more than half of what it had gained has collapsed.
+it goes on from where it ended. The table is of complete runs, and names those that are not. Each policy is evaluated on
+100 episodes (20 for MuJoCo), deterministically, in Gymnasium's own environment where there is one; that is the final
+return. Ten times during training it is evaluated on 10 episodes, and the highest mean of those is the best return. A
+run whose final return has lost more than half of what it had gained has collapsed.
 """
 
 from __future__ import annotations
@@ -197,7 +198,8 @@ def table(runs, results, open_runs):
         "Return of the deterministic policy at the end: interquartile mean over seeds of the mean over episodes, 95 % "
         "bootstrap interval over seeds, lowest and highest seed; interquartile mean of the best return of each seed.",
         "",
-        "| algorithm | environment | steps | IQM | 95 % interval | lowest | highest | best | collapsed | to reach | seeds |",
+        "| algorithm | environment | steps | IQM | 95 % interval | lowest | highest | best | collapsed | to reach "
+        "| seeds |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     record = []
