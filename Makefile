@@ -21,7 +21,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
@@ -56,6 +56,15 @@ learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, 
 
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
+
+learn-a2c: $(call extra,rl) ## the actor-critic on classic control, 10 seeds
+	@$(bin)/python -m benchmarks.learning a2c $(ARGS)
+
+learn-ddpg: $(call extra,rl) ## DDPG on the pendulum, 10 seeds
+	@$(bin)/python -m benchmarks.learning ddpg $(ARGS)
+
+learn-ddpg-mujoco: $(call extra,mujoco) ## DDPG on MuJoCo, 2 seeds; goes on (ARGS='--minutes 10', ARGS='--steps 1000000')
+	@$(bin)/python -m benchmarks.learning ddpg-mujoco $(ARGS)
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

@@ -219,14 +219,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def algorithms() -> dict[str, Any]:
     """The algorithms by name."""
+    from .actor_critic import ActorCritic
+    from .ddpg import DDPG, TD3
     from .dqn import DQN
     from .hierarchical_dqn import HierarchicalDQN, HierarchicalQ
     from .q_learning import QLearning
     from .trpo import TRPO, NaturalPolicyGradient, Reinforce
     from .vine import VineTRPO
 
-    known = (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, QLearning, DQN, HierarchicalQ, HierarchicalDQN)
-    return {kind.name: kind for kind in known}
+    on_policy = (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, ActorCritic)
+    off_policy = (QLearning, DQN, HierarchicalQ, HierarchicalDQN, DDPG, TD3)
+    return {kind.name: kind for kind in on_policy + off_policy}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------

@@ -25,6 +25,18 @@ SMALL = {
     "n_steps": 64, "n_envs": 2, "net_arch": (8,), "n_critic_updates": 2, "normalize_observations": True,
     "normalize_rewards": True, "checkpoint_every": 512,
 }  # fmt: skip
+REPLAY = {
+    "n_envs": 2, "net_arch": (8,), "batch_size": 16, "learning_starts": 128, "round_steps": 128, "buffer_size": 1000,
+    "normalize_observations": True, "normalize_rewards": True, "checkpoint_every": 512,
+}  # fmt: skip
+OPTIONS = {
+    "ActorCritic": {
+        "n_envs": 2, "n_steps": 8, "log_interval": 8, "net_arch": (8,), "normalize_observations": True,
+        "normalize_rewards": True, "checkpoint_every": 512,
+    },
+    "DDPG": REPLAY | {"action_noise": "ornstein_uhlenbeck"},
+    "TD3": REPLAY,
+}  # fmt: skip
 FILE = "checkpoint.safetensors"
 
 
@@ -89,7 +101,7 @@ else:
 
 
 def start(algorithm, env, folder, mode):
-    code = SCRIPT.format(algorithm=algorithm, options=SMALL)
+    code = SCRIPT.format(algorithm=algorithm, options=OPTIONS.get(algorithm, SMALL))
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", code, env, str(folder), mode], env={**os.environ, "PYTHONPATH": path}
@@ -101,6 +113,10 @@ def start(algorithm, env, folder, mode):
     [
         ("TRPO", "cgopt/CartPole-v1"),
         ("TRPO", "Pendulum-v1"),
+        ("ActorCritic", "cgopt/CartPole-v1"),
+        ("DDPG", "cgopt/Pendulum-v1"),
+        ("TD3", "Pendulum-v1"),
+        pytest.param("ActorCritic", "Pendulum-v1", marks=pytest.mark.long),
         pytest.param("NaturalPolicyGradient", "cgopt/Acrobot-v1", marks=pytest.mark.long),
         pytest.param("Reinforce", "cgopt/MountainCarContinuous-v0", marks=pytest.mark.long),
         pytest.param("TRPO", "Acrobot-v1", marks=pytest.mark.long),
