@@ -146,7 +146,7 @@ class VineTRPO(TRPO):
         rollout = time.perf_counter() - clock
         problem = vine_problem(self.policy, self.theta, roots, actions, Q)
         step = trust_region_step(problem, self.config)
-        self.theta = step.theta
+        self.theta = step.x
         if self.observations is not None:
             self.observations.update(raw)
         times = {"rollout_seconds": rollout, "update_seconds": time.perf_counter() - clock - rollout}
