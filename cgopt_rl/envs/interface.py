@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from ..checks import integer, unknown
 from .catalogue import COMPILED
 from .compiled import CompiledEnvs
+from .snapshots import objection, restore, snapshot
 
 Array = npt.NDArray[Any]
 
@@ -84,6 +85,22 @@ class Environments(ABC):
         """Go on from what `get_state` returned; returns the observations there."""
         raise NotImplementedError(f"the state of {self.id} cannot be restored")
 
+    def branch_from(self) -> dict[str, Array]:
+        """Where each environment stands, row by row, for `branch_at` of such a batch in the same process."""
+        raise ValueError(f"the state of {self.id} cannot be copied: {self.no_branches()}")
+
+    def branch_at(self, rows: dict[str, Array]) -> Array:
+        """Put each environment where a row of `branch_from` says; returns the observations there."""
+        raise ValueError(f"the state of {self.id} cannot be copied: {self.no_branches()}")
+
+    def no_branches(self) -> str | None:
+        """Why environments cannot be put where others stand; None if they can."""
+        return f"it is stepped by {type(self).__name__}"
+
+    def copies(self, count: int) -> Environments:
+        """So many new environments of the same kind."""
+        raise NotImplementedError(f"{self.id} cannot be made again")
+
     def close(self) -> None:  # noqa: B027
         """Release what the environments hold."""
 
@@ -110,6 +127,20 @@ class CompiledBatch(Environments):
 
     def set_state(self, saved: dict[str, Array]) -> Array:
         return self.envs.set_state(saved)
+
+    def branch_from(self) -> dict[str, Array]:
+        return self.envs.get_state()
+
+    def branch_at(self, rows: dict[str, Array]) -> Array:
+        return self.envs.set_state(rows)
+
+    def no_branches(self) -> str | None:
+        return None
+
+    def copies(self, count: int) -> Environments:
+        made = CompiledEnvs(self.id, count, max_episode_steps=self.envs.max_episode_steps)
+        made.reset(seed=0)
+        return CompiledBatch(made)
 
 
 class GymnasiumBatch(Environments):
@@ -142,6 +173,28 @@ class GymnasiumBatch(Environments):
             else:
                 obs[i] = final[i]
         return Step(obs, self._rewards, self._terminated, self._truncated, final, self._valid)
+
+    def branch_from(self) -> dict[str, Array]:
+        taken = np.empty(self.count, object)
+        taken[:] = [snapshot(env) for env in self.envs]
+        return {"snapshots": taken, "obs": self._obs.copy()}
+
+    def branch_at(self, rows: dict[str, Array]) -> Array:
+        for env, saved in zip(self.envs, rows["snapshots"], strict=True):
+            restore(env, saved)
+        self._obs[...] = rows["obs"]
+        return self._obs.copy()
+
+    def no_branches(self) -> str | None:
+        return next((reason for env in self.envs if (reason := objection(env))), None)
+
+    def copies(self, count: int) -> Environments:
+        spec = self.envs[0].spec
+        if spec is None:
+            raise ValueError(f"{self.id} is not registered with Gymnasium, so that it cannot be made again")
+        made = GymnasiumBatch(self.id, [gymnasium.make(spec, disable_env_checker=True) for _ in range(count)])
+        made.reset(np.random.SeedSequence(0))
+        return made
 
     def close(self) -> None:
         for env in self.envs:
