@@ -273,7 +273,7 @@ def environments(env: Any, count: int | None = None) -> Environments:
         n = integer("count", 1 if count is None else count)
         if env in COMPILED:
             return CompiledBatch(CompiledEnvs(env, n))
-        return GymnasiumBatch(env, [_make(env) for _ in range(n)])
+        return GymnasiumBatch(env, [make(env) for _ in range(n)])
     if isinstance(env, VectorEnv):
         if count not in (None, env.num_envs):
             raise ValueError(f"the vector environment has {env.num_envs} environments, and {count} were asked for")
@@ -297,10 +297,10 @@ def _name(env: Any) -> str:
     return type(env.unwrapped).__name__ if env.spec is None else str(env.spec.id)
 
 
-def _make(id: str) -> Any:
+def make(id: str, **options: Any) -> Any:
     """An environment by id; the checker of Gymnasium, which costs time in each step, is for those who write one."""
     try:
-        return gymnasium.make(id, disable_env_checker=True)
+        return gymnasium.make(id, disable_env_checker=True, **options)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         known = sorted(gymnasium.registry)
         raise ValueError(f"{unknown('environment', id, known) if id not in known else str(error)}") from error
