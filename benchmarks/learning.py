@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from cgopt_rl import TRPO, confidence_interval, evaluate, interquartile_mean
 from cgopt_rl.presets import preset
+
+from .peers.report import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 # Environment trained on, and the interquartile mean to reach.
@@ -77,10 +81,20 @@ def run(env, seed, steps, episodes, folder, deadline):
     return result
 
 
-def table(name, seeds, steps, results):
+def about(name):
+    """The command that repeats the table, the machine and the versions."""
+    packages = ("numpy", "numba", "gymnasium", *(("mujoco",) if name == "mujoco" else ()))
+    found = {"command": f"python -m benchmarks.learning {name}", "cpu": cpu_model(), "cores": os.cpu_count()}
+    return found | {"versions": {"python": platform.python_version()} | {one: version(one) for one in packages}}
+
+
+def table(name, seeds, steps, results, told):
     """The recorded table, as Markdown, and the numbers in it."""
     targets = SETS[name][3]
+    packages = ", ".join(f"{package} {number}" for package, number in told["versions"].items())
     lines = [
+        f"`{told['command']}` on {told['cpu']}, {told['cores']} cores; {packages}.",
+        "",
         f"TRPO, {seeds} seeds, {steps:,} steps each; return of the deterministic policy: interquartile mean over seeds "
         "of the mean over episodes, 95 % bootstrap interval over seeds, lowest and highest seed.",
         "",
@@ -119,12 +133,12 @@ def main(argv=None):
             if options.env is None or env in options.env:
                 folder = options.folder / options.set / f"{env.replace('/', '-')}-{seed}"
                 results[env].append(run(env, seed, steps, episodes, folder, deadline))
-    text, record = table(options.set, seeds, steps, results)
+    told = about(options.set)
+    text, record = table(options.set, seeds, steps, results, told)
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"learning-{options.set}.md").write_text(text)
-    about = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
-    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**about, "results": record}, indent=1) + "\n")
+    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**told, "results": record}, indent=1) + "\n")
     return 0 if all(r is not None for found in results.values() for r in found) else 1
 
 

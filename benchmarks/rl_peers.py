@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -34,6 +33,8 @@ from threadpoolctl import threadpool_info
 
 from cgopt_rl import TRPO
 from cgopt_rl.policies import Policy
+
+from .peers.report import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 CARTPOLE = {"n_steps": 512, "gae_lambda": 0.98, "cg_damping": 1e-3, "n_critic_updates": 20, "batch_size": 512}
@@ -224,7 +225,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     record = {
-        "machine": platform.processor() or platform.machine(),
+        "command": f"python -m benchmarks.rl_peers --rounds {options.rounds}",
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "blas": sorted({f"{i['internal_api']} {i['version']} {i.get('architecture', '')}" for i in threadpool_info()}),

@@ -284,9 +284,15 @@ def test_callbacks(tmp_path):
 
 def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
     pytest.importorskip("tensorboard")
-    pytest.importorskip("torch")
-    TRPO("cgopt/CartPole-v1", **SMALL).learn(128, log_dir=tmp_path)
-    assert list(tmp_path.glob("events.out.tfevents.*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = []
+    model = TRPO("cgopt/CartPole-v1", **SMALL)
+    model.learn(256, log_dir=tmp_path, callback=lambda _, metrics: seen.append(metrics))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    written = events.Tensors("kl")
+    assert [event.step for event in written] == [metrics["steps"] for metrics in seen]
+    assert [event.tensor_proto.float_val[0] for event in written] == [np.float32(metrics["kl"]) for metrics in seen]
 
 
 def test_progress_is_shown(capsys):
