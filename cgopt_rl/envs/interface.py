@@ -306,6 +306,8 @@ def make(id: str, **options: Any) -> Any:
         raise ValueError(f"{unknown('environment', id, known) if id not in known else str(error)}") from error
     except gymnasium.error.DependencyNotInstalled as error:
         raise ModuleNotFoundError(f"{id} needs a package that is not installed: {error}") from error
+    except ImportError as error:  # an id of Gymnasium's whose environment has moved away
+        raise ValueError(f"there is no environment {id!r} here: {error}") from error
 
 
 # --- spaces ---------------------------------------------------------------------------------------
@@ -329,11 +331,14 @@ def flat_size(space: Any) -> int:
 
 
 def check_action_space(space: Any) -> None:
-    """Refuse actions other than Box, Discrete and MultiDiscrete."""
+    """Refuse actions other than Box, Discrete and MultiDiscrete, and those without a choice."""
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
         raise TypeError(f"actions must be Box, Discrete or MultiDiscrete, got {space}")
     if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
         raise TypeError(f"a Box of actions must hold floats, got {space.dtype}")
+    alternatives = getattr(space, "nvec", getattr(space, "n", 2))
+    if not np.prod(space.shape) or np.max(alternatives) < 2:
+        raise ValueError(f"there is nothing to choose among the actions of {space}")
 
 
 def flattener(space: Any) -> Callable[[Any, Array, int], None]:
