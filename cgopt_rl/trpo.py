@@ -23,6 +23,7 @@ from cgopt.optimize import NaturalStep, StepStatus, natural_step
 
 from . import checkpoint
 from .checks import integer, number
+from .fisher import fisher
 from .on_policy import OnPolicy, OnPolicyConfig
 from .policies import Policy, even
 
@@ -102,6 +103,8 @@ class Problem:
 
     def fisher(self, stride: int = 1) -> Operator:
         """F over every `stride`-th sample."""
+        if stride == 1:
+            return fisher(self.at, self.policy.head, self.extra, self.weights)
         weights = self.weights[::stride]
         return self.policy.fisher(self.theta, self.obs[::stride], weights / weights.sum())
 
