@@ -350,3 +350,28 @@ def test_gauss_newton_fits_better_than_adam():
             value.fit_gauss_newton(obs, targets, 20, 20)
         fits[name] = explained_variance(value(obs).astype(np.float64), targets)
     assert 1.0 - fits["gauss_newton"] < (1.0 - fits["adam"]) / 3.0
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_fit_of_the_value_network_is_adam_on_minibatches(activation):
+    """Against cgopt.nn's gradient and Adam in float64; 300 rows are more than go through the network at once."""
+    import cgopt
+    from cgopt_rl.value import ValueFunction
+
+    rng = np.random.default_rng(0)
+    obs, targets = rng.standard_normal((700, 3)).astype(np.float32), rng.standard_normal(700)
+    value = ValueFunction(3, (16, 8), activation, np.random.default_rng(1))
+    theta = value.theta.astype(np.float64)
+    value.fit_adam(obs, targets, 2, 300, 1e-3)
+
+    orders = np.random.default_rng(1)
+    cgopt_value = ValueFunction(3, (16, 8), activation, orders)  # draws what the start drew, then the orders follow
+    network, loss = cgopt_value.network, cgopt.nn.SquaredError()
+    adam = cgopt.nn.Adam(theta.size, learning_rate=1e-3, dtype=np.float64)
+    for order in [orders.permutation(700) for _ in range(2)]:
+        for start in range(0, 700, 300):
+            rows = order[start : start + 300]
+            at = network.linearize(theta, obs[rows].astype(np.float64))
+            adam.step(theta, 2.0 * at.vjp(loss.gradient(at.output, targets[rows, None])))  # the loss is half the square
+    assert value.t == 6
+    assert value.theta == pytest.approx(theta, rel=2e-4, abs=2e-6)
