@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -35,6 +37,8 @@ import numpy as np
 from cgopt_rl import confidence_interval, evaluate, interquartile_mean
 from cgopt_rl.cli import algorithms
 from cgopt_rl.presets import preset
+
+from .peers.report import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -184,6 +188,13 @@ def run(algorithm, env, seed, steps, episodes, folder, deadline):
     return result
 
 
+def about(name):
+    """The command that repeats the table, the machine and the versions."""
+    packages = ("numpy", "numba", "gymnasium", *(("mujoco",) if "mujoco" in name else ()))
+    found = {"command": f"python -m benchmarks.learning {name}", "cpu": cpu_model(), "cores": os.cpu_count()}
+    return found | {"versions": {"python": platform.python_version()} | {one: version(one) for one in packages}}
+
+
 def so_far(folder):
     """Where a run is that is not complete: its steps, and the highest of its evaluations."""
     log, curve = folder / "progress.csv", folder / "curve.json"
@@ -192,9 +203,12 @@ def so_far(folder):
     return f"{steps:,} steps so far" + (f", best evaluation {max(means):.1f}" if means else "")
 
 
-def table(runs, results, open_runs):
+def table(runs, results, open_runs, told):
     """The recorded table, as Markdown, and the numbers in it."""
+    packages = ", ".join(f"{package} {number}" for package, number in told["versions"].items())
     lines = [
+        f"`{told['command']}` on {told['cpu']}, {told['cores']} cores; {packages}.",
+        "",
         "Return of the deterministic policy at the end: interquartile mean over seeds of the mean over episodes, 95 % "
         "bootstrap interval over seeds, lowest and highest seed; interquartile mean of the best return of each seed.",
         "",
@@ -257,12 +271,12 @@ def main(argv=None):
                 results[algorithm, env].append(found)
                 if found is None:
                     open_runs.append(f"{env}, seed {seed}: {so_far(folder)}; {steps:,} are to be made.")
-    text, record = table(runs, results, open_runs)
+    told = about(options.set)
+    text, record = table(runs, results, open_runs, told)
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"learning-{options.set}.md").write_text(text)
-    about = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
-    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**about, "results": record}, indent=1) + "\n")
+    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**told, "results": record}, indent=1) + "\n")
     return 0 if all(r is not None for found in results.values() for r in found) else 1
 
 

@@ -7,7 +7,11 @@ The same network (64 x 64, tanh), batch, conjugate gradients, epochs and environ
 one process and the medians of the rounds are compared. (sb3-contrib's conjugate gradients stop at a residual of 1e-5,
 ours at 1e-5 of the gradient.) sb3-contrib steps Gymnasium's environment with torch on one
 thread, which is its best setting for networks of this size. cgopt fits the value network on a second thread while the
-policy takes its step. Steps per second are those of collecting and learning together, after a warm-up.
+policy takes its step. Steps per second are those of collecting and learning together, after a warm-up, by the clock on
+the wall; the seconds of processor time for a thousand steps, which other work on the machine does not change, stand
+beside them. The simulator's share is that of the time inside Gymnasium's environments. Fisher products are timed by the
+processor time of their thread. What BLAS was used, and with the kernels of which processor, is recorded: a variable
+OPENBLAS_CORETYPE=Haswell in the environment, for instance, halves its speed where there is AVX-512.
 
 DDPG makes one gradient step on 256 transitions in each step of Gymnasium's pendulum, in both with the same networks.
 Each contender runs with one and with two threads, and the faster of them counts. The rate of cgopt's matrix products is
@@ -19,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -27,11 +30,16 @@ import warnings
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
+import gymnasium
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from cgopt_rl import DDPG, TRPO
 from cgopt_rl.policies import Policy
+
+from .peers.report import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 CARTPOLE = {"n_steps": 512, "gae_lambda": 0.98, "cg_damping": 1e-3, "n_critic_updates": 20, "batch_size": 512}
@@ -45,19 +53,47 @@ CASES = {
 
 
 def ours(env, n_envs, options):
-    """A function that trains for some steps and returns steps per second and the share of time spent in rollouts."""
+    """A function that trains for some steps; see `Measured`."""
     model = TRPO(env, n_envs=n_envs, seed=0, cg_tolerance=1e-5, **options)
+    inside = timed_environments(model) if env in gymnasium.registry and not env.startswith("cgopt/") else [0.0]
     model.learn(2 * n_envs * options["n_steps"])
 
     def train(steps):
-        shares = []
-        clock = time.perf_counter()
-        before = model.steps
-        model.learn(steps, callback=lambda m, x: shares.append(x["rollout_seconds"]))
-        seconds = time.perf_counter() - clock
-        return (model.steps - before) / seconds, sum(shares) / seconds
+        rollouts, inside[0] = [], 0.0
+        before, clock, processor = model.steps, time.perf_counter(), time.process_time()
+        model.learn(steps, callback=lambda m, x: rollouts.append(x["rollout_seconds"]))
+        seconds, done = time.perf_counter() - clock, model.steps - before
+        used = time.process_time() - processor
+        return Measured(done / seconds, 1000 * used / done, sum(rollouts) / seconds, inside[0] / seconds)
 
     return train
+
+
+class Measured(NamedTuple):
+    """Steps per second, processor seconds per thousand steps, shares of the time spent in rollouts and simulator."""
+
+    rate: float
+    processor: float
+    rollouts: float | None = None
+    simulator: float | None = None
+
+
+def timed_environments(model):
+    """Time every step and reset of a model's environments; the sum of seconds, in a list."""
+    inside = [0.0]
+
+    def timed(call):
+        def timing(*args, **kwargs):
+            clock = time.perf_counter()
+            found = call(*args, **kwargs)
+            inside[0] += time.perf_counter() - clock
+            return found
+
+        return timing
+
+    for env in model.env.envs:
+        env.step, env.reset = timed(env.step), timed(env.reset)
+    return inside
 
 
 def theirs(env, n_envs, options):
@@ -72,9 +108,10 @@ def theirs(env, n_envs, options):
     model.learn(n_envs * options["n_steps"])
 
     def train(steps):
-        clock = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
         model.learn(steps)
-        return model.num_timesteps / (time.perf_counter() - clock), None
+        seconds, used = time.perf_counter() - clock, time.process_time() - processor
+        return Measured(model.num_timesteps / seconds, 1000 * used / model.num_timesteps)
 
     return train
 
@@ -90,12 +127,30 @@ def training(rounds):
         for _ in range(rounds):
             for (name, train), count in zip(contenders.items(), steps, strict=False):
                 raw[name].append(train(count))
-        medians = {name: statistics.median(rate for rate, _ in values) for name, values in raw.items()}
-        ratios = {name: medians[name] / medians["sb3-contrib"] for name in medians}
-        share = statistics.median(s for _, s in raw["Gymnasium"])
-        found[env] = {"steps_per_second": medians, "ratio": ratios, "rollout_share_gymnasium": share, "raw": raw}
-        print(env, {k: f"{v:,.0f} ({ratios[k]:.1f}x)" for k, v in medians.items()}, f"rollouts {share:.0%}", flush=True)
+        medians = {name: statistics.median(one.rate for one in values) for name, values in raw.items()}
+        used = {name: statistics.median(one.processor for one in values) for name, values in raw.items()}
+        found[env] = {
+            "steps_per_second": medians,
+            "ratio": {name: medians[name] / medians["sb3-contrib"] for name in medians},
+            "processor_seconds_per_thousand_steps": used,
+            "ratio_of_processor_time": {name: used["sb3-contrib"] / used[name] for name in used},
+            "rollout_share_gymnasium": statistics.median(one.rollouts for one in raw["Gymnasium"]),
+            "simulator_share_gymnasium": statistics.median(one.simulator for one in raw["Gymnasium"]),
+            "raw": raw,
+        }
+        print(line(env, found[env]), flush=True)
     return found
+
+
+def line(env, found):
+    """What is printed of a case."""
+    by_processor = found["ratio_of_processor_time"]
+    contenders = (
+        f"{name} {rate:,.0f} ({found['ratio'][name]:.1f}x, by processor time {by_processor[name]:.1f}x)"
+        for name, rate in found["steps_per_second"].items()
+    )
+    share = f"{found['simulator_share_gymnasium']:.0%} of the time in Gymnasium's environment"
+    return f"{env}: {', '.join(contenders)}; {share}"
 
 
 DDPG_CASES = {"64x64": ((64, 64), 400, 4000), "400x300": ((400, 300), 100, 200)}
@@ -224,9 +279,9 @@ def fisher(rounds):
         times = {label: [] for label in products}
         for _ in range(rounds * 20):
             for label, product in products.items():
-                clock = time.perf_counter()
+                clock = time.thread_time()
                 product()
-                times[label].append(time.perf_counter() - clock)
+                times[label].append(time.thread_time() - clock)
         medians = {label: statistics.median(t) for label, t in times.items()}
         found[name] = {"seconds": medians, "ratio": medians["torch"] / medians["cgopt"]}
         print(name, {k: f"{1e3 * t:.3f} ms" for k, t in medians.items()}, f"{found[name]['ratio']:.1f}x", flush=True)
@@ -276,9 +331,11 @@ def main(argv=None):
     options = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     record = {
-        "machine": platform.processor() or platform.machine(),
+        "command": f"python -m benchmarks.rl_peers --rounds {options.rounds}",
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
+        "blas": sorted({f"{i['internal_api']} {i['version']} {i.get('architecture', '')}" for i in threadpool_info()}),
         "versions": {name: version(name) for name in ("numpy", "numba", "torch", "sb3-contrib", "gymnasium")},
     }
     for part, measure in (("training", training), ("fisher", fisher), ("ddpg", ddpg)):
