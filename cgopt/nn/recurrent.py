@@ -201,7 +201,7 @@ class RNNLinearization:
         return self
 
     def _buffer(self, k: int) -> tuple[Array, Array, Array]:
-        """For R{h} and adjoints of k vectors, (steps, samples, k, n_hidden), and for one step; the last k's are kept."""
+        """For R{h} and adjoints of k vectors, (steps, samples, k, n_hidden), and for one step; the last are kept."""
         if k not in self._buffers:
             self._buffers = {j: kept for j, kept in self._buffers.items() if j == 1}
             shape = (self.samples, k, self.network.n_hidden) if k > 1 else (self.samples, self.network.n_hidden)

@@ -18,7 +18,6 @@ from scipy.optimize import OptimizeResult
 from ..arguments import real_number, whole_number
 from ..arrays import Array
 from ..linear import CGSolver, IterationState
-from ..operators import Damped
 from ..preconditioners import Jacobi
 from ..status import Status
 from .damping import LevenbergMarquardt, reduction_ratio
@@ -90,7 +89,7 @@ class DampedDirection(Direction):
                 M = Jacobi(((squares + size) ** self.exponent).astype(at.x.dtype))
         progress = Progress(self.cg_tolerance)
         start = None if self.last is None else self.last * at.x.dtype.type(self.decay)
-        solver = CGSolver(Damped(B, size), M=M, check=False)
+        solver = CGSolver(objective.damped(B, size), M=M, check=False)
         solve = solver.solve(-at.gradient, start, rtol=0.0, maxiter=self.cg_maxiter, callback=progress)
         d = solve.x
         if solve.status in (Status.INDEFINITE, Status.SINGULAR) and not d.any():
