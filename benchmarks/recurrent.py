@@ -121,7 +121,7 @@ def hessian_free(task, seed, run, deadline, budget):
             raise StopIteration
         clock = time.process_time()
 
-    options = {"damping": DAMPING * task.network.n_outputs, "cg_maxiter": PRODUCTS, "exponent": None, "gtol": 0.0}
+    options = {"damping": DAMPING * task.network.n_outputs, "cg_maxiter": PRODUCTS, "preconditioner": None, "gtol": 0.0}
     result = cgopt.optimize.hessian_free(f, theta, maxiter=100_000, callback=watch, state=state, **options)
     if result.ending is not cgopt.optimize.Ending.STOPPED:  # nothing gained any more
         run.record["complete"] = True
@@ -129,29 +129,33 @@ def hessian_free(task, seed, run, deadline, budget):
 
 
 def nesterov(task, seed, run, deadline, budget, rate):
-    """Fresh sequences in every update; the momentum is low in the first thousand."""
+    """Fresh sequences in every update; the momentum is low in the first thousand.
+
+    A run that overflows begins again at a third of the rate, and what it has seen counts.
+    """
     theta, state = task.start(seed), run.state()
-    sgd = cgopt.nn.SGD(task.network.n, learning_rate=rate, momentum=MOMENTA[0], nesterov=True, dtype=np.float32)
+    rate = run.record.setdefault("rate", rate)
+    sgd = cgopt.nn.SGD(task.network.n, learning_rate=rate, nesterov=True, dtype=np.float32)
     if state is not None:
         theta = state.pop("theta")
         sgd.restore(state)
-    spent, seen = run.record["seconds"], run.record["sequences"]
-    clock, batch = time.process_time(), task.draw(BATCH, [seed, sgd.steps])
+    spent, seen, clock = run.record["seconds"], run.record["sequences"], time.process_time()
     while True:
-        sgd.momentum = MOMENTA[sgd.steps >= GENTLE]
-        if task.name != "5-bit-memory":
-            batch = task.draw(BATCH, [seed, sgd.steps])
+        sgd.momentum, sgd.learning_rate = MOMENTA[sgd.steps >= GENTLE], run.record["rate"]
+        batch = task.draw(BATCH, [seed, sgd.steps])
         with np.errstate(all="ignore"):  # a rate that is too large ends in overflow
             loss, gradient = task.network.loss_and_gradient(theta, batch.X, task.loss, batch.Y, batch.weights)
-        gradient += np.float32(L2) * theta
-        sgd.step(theta, gradient)
+            gradient += np.float32(L2) * theta
+            sgd.step(theta, gradient)
         seen += len(batch.X)
-        if sgd.steps % EVERY and np.isfinite(loss):
+        if not np.isfinite(theta).all():
+            run.record["rate"] /= 3.0
+            theta, sgd.steps = task.start(seed), 0
+            sgd.velocity[...] = 0.0
+        if sgd.steps % EVERY:
             continue
         spent += time.process_time() - clock
-        finite = bool(np.isfinite(theta).all())
-        complete = run.note(seen, spent, task.error(theta) if finite else 5.0, loss if finite else 1e30, budget)
-        run.record["complete"] = complete = complete or not finite
+        complete = run.note(seen, spent, task.error(theta), loss if np.isfinite(loss) else 1e30, budget)
         if complete or time.monotonic() > deadline:
             run.save({"theta": theta} | sgd.state())
             return
@@ -167,7 +171,8 @@ def chosen_rate(task, folder, deadline, budget):
             nesterov(task, 1_000, run, deadline, budget / 20, rate)
         if not run.record["complete"]:
             return None
-        losses[rate] = float(np.median([row[3] for row in run.record["curve"][-5:]]))
+        if run.record["rate"] == rate:  # it did not overflow
+            losses[rate] = float(np.median([row[3] for row in run.record["curve"][-5:]]))
     return min(losses, key=losses.get)
 
 
@@ -189,9 +194,9 @@ def table(folder, settings):
             cost, seconds = (
                 (np.median([run[key] for run in solved]) if solved else None) for key in ("sequences", "seconds")
             )
+            shown = ("", "") if cost is None else (f"{cost:,.0f}", f"{seconds:.0f}")
             lines.append(
-                f"| {name} | {T} | {method} | {len(solved)} of {len(runs)} | {'' if cost is None else f'{cost:,.0f}'} | "
-                f"{'' if seconds is None else f'{seconds:.0f}'} | {rest} |"
+                f"| {name} | {T} | {method} | {len(solved)} of {len(runs)} | {shown[0]} | {shown[1]} | {rest} |"
             )
             record[f"{name}-{T}-{method}"] = [
                 {k: run[k] for k in ("solved", "sequences", "seconds")} | {"error": run["curve"][-1][2]} for run in runs
@@ -228,7 +233,6 @@ def main(argv=None):
                     rate = chosen_rate(task, folder, deadline, options.sequences)
                     if rate is None:
                         continue
-                    run.record["rate"] = rate
                     nesterov(task, seed, run, deadline, options.sequences, rate)
                 if run.record["complete"]:
                     last = run.record["curve"][-1]

@@ -84,6 +84,10 @@ class Objective:
         """Mean square of each sample's gradient, (n,): what Martens' preconditioner is made of. None if unknown."""
         return None
 
+    def kronecker_factors(self, x: Array) -> list[tuple[Array, Array]] | None:
+        """Pairs of arrays whose Kronecker products approximate blocks of the curvature. None if unknown."""
+        return None
+
     def state(self) -> dict[str, Any]:
         """What a run that goes on later needs: the counts, and which data comes next."""
         return {"values": self.values, "gradients": self.gradients, "products": self.products}
@@ -373,14 +377,28 @@ class NetworkObjective(Objective):
 
     def squared_gradients(self, x: Array) -> Array | None:
         """Mean square of the gradients of the curvature's samples, by one squared backward pass."""
+        at, Y, weights = self._linearized(x)
+        samples = at.output.shape[0]
+        # the loss's gradient in the outputs is of the mean; each sample's own is so many times as large
+        return np.asarray(at.squared_vjp(samples * self.loss.gradient(at.output, Y, weights))) / samples
+
+    def kronecker_factors(self, x: Array) -> list[tuple[Array, Array]] | None:
+        """Of the curvature's samples, with one draw of targets from the model for each, by one backward pass."""
+        at, _, weights = self._linearized(x)
+        if not hasattr(at, "kronecker_factors"):
+            return None
+        Z = at.output
+        drawn = self.loss.sample(Z, np.random.default_rng([self.seed or 0, 3, self.turn]))
+        factors: list[tuple[Array, Array]] = at.kronecker_factors(len(Z) * self.loss.gradient(Z, drawn, weights))
+        return factors
+
+    def _linearized(self, x: Array) -> tuple[Any, Any, Any]:
+        """Linearisation at x, targets and weights of the curvature's samples; a pass over them is counted."""
         if self._curved is None or not np.array_equal(self._curved[0].theta, x):
             self._curvature(x)
         assert self._curved is not None
         self.products += 1
-        at, Y, weights = self._curved
-        samples = at.output.shape[0]
-        # the loss's gradient in the outputs is of the mean; each sample's own is so many times as large
-        return np.asarray(at.squared_vjp(samples * self.loss.gradient(at.output, Y, weights))) / samples
+        return self._curved
 
 
 def starting_point(x0: Any) -> Array:
