@@ -21,13 +21,13 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-autoencoder learn-recurrent docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
-	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+	    while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
 
 demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
 	@$(bin)/cgopt demo $(ARGS)
@@ -56,6 +56,12 @@ learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, 
 
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
+
+learn-autoencoder: $(call extra,test) ## Hessian-free against Adam, NAG and L-BFGS on the digits (ARGS='mnist --minutes 30')
+	@$(bin)/python -m benchmarks.autoencoder $(or $(ARGS),digits)
+
+learn-recurrent: $(call extra,test) ## Hessian-free against NAG on long delays; may be stopped, goes on (ARGS='--minutes 30')
+	@$(bin)/python -m benchmarks.recurrent $(ARGS)
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

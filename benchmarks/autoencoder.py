@@ -77,7 +77,10 @@ def digits():
     from sklearn.datasets import load_digits
 
     X = (load_digits().data / 16.0).astype(np.float32)
-    settings = {"parts": {"curvature_samples": 450}, "options": {"preconditioner": "kronecker"}}
+    settings = {
+        "parts": {"curvature_samples": 900},
+        "options": {"preconditioner": "kronecker", "cg_maxiter": 20, "damping": 0.02},
+    }
     return Problem("digits", DIGITS, X, cgopt.nn.SquaredError(), settings, 100)
 
 
@@ -96,8 +99,8 @@ def images(path):
 
 def mnist(path):
     settings = {
-        "parts": {"gradient_samples": 6000, "curvature_samples": 1500},
-        "options": {"preconditioner": "kronecker", "cg_maxiter": 60},
+        "parts": {"gradient_samples": 3000, "curvature_samples": 1000},
+        "options": {"preconditioner": "kronecker", "cg_maxiter": 30, "damping": 45.0},  # 45: Martens 2010
     }
     return Problem("mnist", MNIST, images(path)[0], cgopt.nn.LogisticCrossEntropy(), settings, 200)
 
@@ -300,8 +303,12 @@ def draw(problem, curves, path):
                 alpha=1.0 if kind in ("HF", "L-BFGS") else 0.6, label=None if kind in shown else kind,
             )  # fmt: skip
             shown.add(kind)
+        last = max(curve[-1][column] for curve in curves.values())
+        axis.set_xlim(last / 50, last * 1.05)
         axis.set_xlabel(label)
         axis.grid(True, which="both", alpha=0.2)
+    best = min(error for curve in curves.values() for _, _, error in curve)
+    axes[0].set_ylim(0.9 * best, 10.0 * best)
     axes[0].set_ylabel("squared error of an image")
     axes[0].legend(frameon=False)
     figure.suptitle(f"{problem.name}: {'-'.join(map(str, problem.sizes))}, a line for each rate", fontsize=10)
