@@ -21,13 +21,13 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
-	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+	    while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
 
 demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
 	@$(bin)/cgopt demo $(ARGS)
@@ -65,6 +65,12 @@ learn-ddpg: $(call extra,rl) ## DDPG on the pendulum, 10 seeds
 
 learn-ddpg-mujoco: $(call extra,mujoco) ## DDPG on MuJoCo, 2 seeds; goes on (ARGS='--minutes 10', ARGS='--steps 1000000')
 	@$(bin)/python -m benchmarks.learning ddpg-mujoco $(ARGS)
+
+learn-autoencoder: $(call extra,test) ## Hessian-free against Adam, NAG and L-BFGS on the digits (ARGS='mnist --minutes 30')
+	@$(bin)/python -m benchmarks.autoencoder $(or $(ARGS),digits)
+
+learn-recurrent: $(call extra,test) ## Hessian-free against NAG on long delays; may be stopped, goes on (ARGS='--minutes 30')
+	@$(bin)/python -m benchmarks.recurrent $(ARGS)
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
