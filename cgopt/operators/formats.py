@@ -68,34 +68,36 @@ def to_half_dia(A: DIA) -> HalfDIA | None:
     for k, offset in enumerate(offsets[count:]):
         if not np.array_equal(data[count + k, : n - offset], data[count - k, offset:]):
             return None
-    return HalfDIA(offsets[count:].copy(), data[count:].copy())
+    return HalfDIA(offsets[count + 1 :].copy(), data[count + 1 :].copy(), data[count].copy())
 
 
 def all_diagonals(A: HalfDIA) -> DIA:
     """The diagonals above the main one and their mirror images below it."""
-    count, n = A.offsets.size - 1, A.data.shape[1]
-    out = DIA(np.concatenate((-A.offsets[:0:-1], A.offsets)), np.zeros((2 * count + 1, n), A.data.dtype))
-    out.data[count:] = A.data
-    for k, offset in enumerate(A.offsets[1:], 1):
-        out.data[count - k, offset:] = A.data[k, : n - offset]
+    count, n = A.offsets.size, A.diagonal.size
+    out = DIA(np.concatenate((-A.offsets[::-1], [0], A.offsets)), np.zeros((2 * count + 1, n), A.diagonal.dtype))
+    out.data[count] = A.diagonal
+    out.data[count + 1 :] = A.data
+    for k, offset in enumerate(A.offsets):
+        out.data[count - 1 - k, offset:] = A.data[k, : n - offset]
     return out
 
 
 def narrowed(A: Any) -> Any:
     """The same with its values in single precision, where that is exact and the matrix large; else A itself."""
-    if A.data.dtype != np.float64 or A.data.size < WORTH_NARROWING:
+    parts = {name: getattr(A, name) for name in ("data", "diagonal") if hasattr(A, name)}
+    if A.data.dtype != np.float64 or sum(part.size for part in parts.values()) < WORTH_NARROWING:
         return A
     with np.errstate(over="ignore", under="ignore"):
-        narrow = A.data.astype(np.float32)
-    return A._replace(data=narrow) if np.array_equal(narrow, A.data) else A
+        narrow = {name: part.astype(np.float32) for name, part in parts.items()}
+    return A._replace(**narrow) if all(np.array_equal(narrow[name], parts[name]) for name in parts) else A
 
 
 def count_entries(A: Any) -> tuple[int, int]:
     """How many entries of a sparse matrix are not zero, and how many are positive."""
     nonzero, positive = int(np.count_nonzero(A.data)), int(np.count_nonzero(A.data > 0.0))
     if isinstance(A, HalfDIA):
-        main = A.data[0]
-        return 2 * nonzero - int(np.count_nonzero(main)), 2 * positive - int(np.count_nonzero(main > 0.0))
+        main = A.diagonal
+        return 2 * nonzero + int(np.count_nonzero(main)), 2 * positive + int(np.count_nonzero(main > 0.0))
     return nonzero, positive
 
 
@@ -178,7 +180,7 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
         full = to_dia(A, offsets[:diagonals])
         half = to_half_dia(full)
         if half is not None:
-            return half, f"symmetric: {half.offsets.size} of {diagonals} diagonals hold it"
+            return half, f"symmetric: {half.offsets.size + 1} of {diagonals} diagonals hold it"
         return full, f"{diagonals} diagonals hold it in fewer bytes than rows"
     if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
         return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"

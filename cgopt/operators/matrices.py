@@ -119,7 +119,7 @@ class MatrixOperator(Operator):
         if isinstance(layout, Dense):
             return n, n * n, None
         if isinstance(layout, HalfDIA):  # each entry off the main diagonal stands for two
-            return n, 2 * int(layout.data.size) - n, None
+            return n, 2 * int(layout.data.size) + n, None
         return n, int(layout.data.size), None if isinstance(layout, DIA) else layout.indptr
 
     def _unscale(self, out: Array) -> None:
