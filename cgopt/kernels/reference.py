@@ -27,7 +27,7 @@ def product(A: Any, p: Any) -> Any:
     if isinstance(A, (CSR, SortedCSR)):
         out = np.zeros(p.shape, np.result_type(A.data, p))
         for i in range(p.shape[0]):
-            row = i - i % WINDOW + A.place[i] if isinstance(A, SortedCSR) else i
+            row = i - i % WINDOW + int(A.place[i]) if isinstance(A, SortedCSR) else i
             entries = slice(A.indptr[i], A.indptr[i + 1])
             out[row] = A.data[entries] @ p[A.indices[entries]]
         return out
