@@ -21,12 +21,12 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
 	    while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
 
 demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
