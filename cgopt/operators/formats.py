@@ -162,7 +162,7 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
     if free and entries < WORTH_SEARCHING:
         return A, "small"
     value, index = A.data.itemsize, A.indices.itemsize
-    fewer_bytes = (value + index) * entries // (value * n) if wanted is None else MOST_DIAGONALS
+    fewer_bytes = (value + index) * entries // (value * n) if free else MOST_DIAGONALS
     offsets = np.empty(min(MOST_DIAGONALS, fewer_bytes), np.int64)
     same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
     if not free and diagonals < 0:

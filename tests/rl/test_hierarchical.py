@@ -1,4 +1,4 @@
-"""The six states against their exact values, hierarchical agents against published ones, two rooms with key and door."""
+"""Six states against exact values, hierarchical agents against published ones, two rooms with a key and a door."""
 
 from __future__ import annotations
 
