@@ -233,7 +233,9 @@ def hessian_free(
     Returns
     -------
     OptimizeResult
-        ``history`` has for each step fun, ratio, damping, cg_iterations, condition_estimate, cost, and more.
+        ``history`` has for each step fun, ratio, damping, cg_iterations, condition_estimate, cost (in gradients), and
+        more. ``cg_status`` is STOPPED where the solve's progress ended it and MAXITER where its products were used up;
+        the others are those of `cgopt.cg`.
 
     References
     ----------
