@@ -261,6 +261,7 @@ class NetworkObjective(Objective):
         structural: float = 0.0,
     ) -> None:
         super().__init__()
+        X, Y, weights = np.asarray(X), np.asarray(Y), None if weights is None else np.asarray(weights)
         if len(X) != len(Y) or (weights is not None and len(X) != len(weights)):
             raise ValueError(f"X, Y and weights must have as many samples each; X has {len(X)}, Y has {len(Y)}")
         self.network, self.loss, self.X, self.Y, self.weights = network, loss, X, Y, weights
