@@ -164,7 +164,8 @@ def table(name, results):
         "Return of the deterministic policy at the end: interquartile mean over seeds of the mean over episodes, 95 % "
         "bootstrap interval over seeds, lowest and highest seed; interquartile mean of the best return of each seed.",
         "",
-        "| algorithm | environment | steps | IQM | 95 % interval | lowest | highest | best | collapsed | to reach | seeds |",
+        "| algorithm | environment | steps | IQM | 95 % interval | lowest | highest | best | collapsed | to reach "
+        "| seeds |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     record = []
