@@ -34,7 +34,7 @@ def animate(model: Any, path: str | Path, *, seed: int = 0, most_steps: int = 10
         If the environment has no pictures.
     """
     import gymnasium
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.animation import ArtistAnimation, PillowWriter
     from matplotlib.figure import Figure
 
     kind = gymnasium.spec(model.env.id)
@@ -58,8 +58,7 @@ def animate(model: Any, path: str | Path, *, seed: int = 0, most_steps: int = 10
     figure = Figure(figsize=(4.0, 4.0 * height / width))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    image = axes.imshow(pictures[0])
-    rate = env.metadata.get("render_fps", 10)
-    film = FuncAnimation(figure, lambda k: (image.set_data(pictures[k]),), frames=len(pictures), cache_frame_data=False)
-    film.save(str(path), writer=PillowWriter(fps=rate), dpi=80)
+    frames = [[axes.imshow(picture, animated=True)] for picture in pictures]
+    film = ArtistAnimation(figure, frames)
+    film.save(str(path), writer=PillowWriter(fps=env.metadata.get("render_fps", 10)), dpi=80)
     return len(pictures), returned

@@ -1,7 +1,7 @@
 """The command line ``cgopt-rl``: each command is a dataclass, whose fields are its options.
 
-The exit status is 0 when the command did what was asked, 1 when learning diverged or the demo's policy did not reach its
-goal, 2 when the request or a file is at fault, and 130 after Ctrl-C.
+The exit status is 0 when the command did what was asked, 1 when learning diverged or the demo's policy did not reach
+its goal, 2 when the request or a file is at fault, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
