@@ -21,7 +21,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent learn-dqn learn-key-door docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
@@ -53,6 +53,12 @@ bench-rl: $(call extra,bench-rl) ## training speed beside sb3-contrib, Fisher pr
 
 learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, and record the returns
 	@$(bin)/python -m benchmarks.learning classic $(ARGS)
+
+learn-dqn: $(call extra,box2d) ## DQN on classic control and LunarLander with 10 seeds each; may be stopped, goes on
+	@$(bin)/python -m benchmarks.learning dqn $(ARGS)
+
+learn-key-door: $(call extra,rl) ## two rooms with key and door: hierarchical and flat agents, 5 seeds each
+	@$(bin)/python -m benchmarks.learning key-door $(ARGS)
 
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
