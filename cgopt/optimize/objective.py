@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import real_number
-from ..arrays import Array, as_array, first_nonfinite
+from ..arrays import Array, as_array_there, first_nonfinite, on_device
 from ..operators import Damped, FiniteDifferenceHessian, GaussNewton, Operator
 
 VALUE_COST = 1.0 / 3.0  # of a gradient: the forward pass, of three matrix products for each weight one
@@ -56,7 +56,8 @@ class Objective:
         if self._at is None or self._kept is None or not np.array_equal(self._at, x):
             self.gradients += 1
             with np.errstate(all="ignore"):
-                gradient = np.asarray(self._gradient(x))
+                gradient = self._gradient(x)
+                gradient = gradient if on_device(gradient) else np.asarray(gradient)
             if gradient.shape != x.shape:
                 raise ValueError(f"the gradient must have the shape of x, {x.shape}, got {gradient.shape}")
             self.remember(x, gradient.astype(x.dtype))
@@ -95,7 +96,7 @@ class Counted(Operator):
 
     def __init__(self, operator: Operator, objective: Objective) -> None:
         self.operator, self.objective = operator, objective
-        self.shape, self.dtype = operator.shape, operator.dtype
+        self.shape, self.dtype, self.on_device = operator.shape, operator.dtype, operator.on_device
 
     def _matvec(self, x: Array, out: Array) -> None:
         if not isinstance(self.operator, FiniteDifferenceHessian):  # those are counted as gradients
@@ -224,13 +225,14 @@ class NetworkObjective(Objective):
 
     def _gradient(self, x: Array) -> Array:
         _, gradient = self.network.loss_and_gradient(x, self.X, self.loss, self.Y)
-        return np.asarray(gradient + self.l2 * x)
+        out: Array = gradient + self.l2 * x
+        return out
 
     def _curvature(self, x: Array) -> Operator:
         size, n = self.curvature_samples, len(self.X)
         chosen: Any = slice(None)
         if size < n:
-            chosen = np.arange(self.turn * size, (self.turn + 1) * size) % n
+            chosen = np.arange(self.turn * size, (self.turn + 1) * size, like=x) % n
             self.turn += 1
         G = GaussNewton(
             self.network.linearize(x, self.X[chosen]), self.loss, self.Y[chosen], structural=self.structural
@@ -252,12 +254,13 @@ class NetworkObjective(Objective):
         at = self.network.linearize(x, self.X)
         # the loss's gradient in the outputs is of the mean; each sample's own is so many times as large
         squares = at.squared_vjp(len(self.X) * self.loss.gradient(at.output, self.Y))
-        return np.asarray(squares) / len(self.X)
+        mean: Array = squares / len(self.X)
+        return mean
 
 
 def starting_point(x0: Any) -> Array:
     """x0 as a real vector that nobody else holds."""
-    x = np.array(as_array(x0, "x0"))
+    x: Array = as_array_there(x0, "x0").copy()
     if x.ndim != 1 or x.dtype.kind != "f" or x.size == 0:
         raise ValueError(f"x0 must be a real vector with at least one entry, got shape {x.shape}, {x.dtype}")
     if first_nonfinite(x) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -18,6 +19,7 @@ def emulated(monkeypatch):
     if emulation.COMPILER is None:
         pytest.skip("no g++ here, which compiles the kernels for the CPU")
     monkeypatch.setitem(sys.modules, "cupy", standin.module())
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", standin.sparse_module())
     monkeypatch.setattr(device, "BLOCK", standin.BLOCK)
     monkeypatch.setattr(device, "BLOCKS_EACH", 2)
     standin.Launches.reset()
@@ -35,6 +37,12 @@ def xp(request):
     if reason is not None:
         pytest.skip(reason)
     return gpu.cupy()
+
+
+@pytest.fixture
+def sparse(xp):
+    """CuPy's compressed rows, or what stands in for them, made of SciPy's."""
+    return importlib.import_module("cupyx.scipy.sparse").csr_matrix
 
 
 def clear():

@@ -110,11 +110,23 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
             "transpose",
             "item",
             "tolist",
-            "diagonal",
+            "argmax",
         ):
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
         method = getattr(self._host, name)
         return lambda *args, **kwargs: wrapped(method(*map(unwrapped, args), **kwargs))
+
+
+class csr_matrix:
+    """What is asked of `cupyx.scipy.sparse.csr_matrix`."""
+
+    def __init__(self, host):
+        host = host.tocsr()
+        self.shape, self.dtype, self.ndim = host.shape, host.dtype, 2
+        self.data, self.indices, self.indptr = (ndarray(a) for a in (host.data, host.indices, host.indptr))
+
+    def tocsr(self):
+        return self
 
 
 def unwrapped(a):
@@ -238,4 +250,12 @@ def module():
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
         driver=types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda pointer, block, shared: 2),
     )
+    return out
+
+
+def sparse_module():
+    """The module to be put in place of `cupyx.scipy.sparse`."""
+    out = types.ModuleType("cupyx.scipy.sparse")
+    out.csr_matrix = csr_matrix
+    out.issparse = lambda a: isinstance(a, csr_matrix)
     return out

@@ -13,12 +13,12 @@ from typing import Any
 from ..layouts import CSR, DIA, Dense
 from .batched import solve_batch
 from .device import (
-    NO_CUPY,
     available,
     blocks_for,
     c_type,
     cupy,
     current,
+    describe,
     from_dlpack,
     is_array,
     is_sparse,
@@ -31,7 +31,6 @@ from .solve import HostLoop, PersistentLoop, Polynomial
 from .vectors import Work, apply_dot, dot, residual, restart, share, update_direction, update_residual
 
 __all__ = [
-    "NO_CUPY",
     "Cycle",
     "Polynomial",
     "Work",
@@ -46,6 +45,7 @@ __all__ = [
     "cg_steps",
     "cupy",
     "current",
+    "describe",
     "diagonals_of",
     "dot",
     "from_dlpack",

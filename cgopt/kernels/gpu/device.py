@@ -11,7 +11,7 @@ import numpy as np
 
 from .sources import BLOCK, source
 
-NO_CUPY = "CuPy is not installed, which solving on the GPU needs: pip install 'cgopt[cuda13]' (or 'cgopt[cuda12]')"
+NO_CUPY = "CuPy, which solving there needs, is not installed: pip install 'cgopt[cuda13]' (or 'cgopt[cuda12]')"
 BLOCKS_EACH = 8  # blocks of a multiprocessor in launches that need not run all at once
 SHARED_BYTES = 8 * 128  # what sums and a solve's scalars take, rounded up (SHARED_DOUBLES in common.cuh)
 
@@ -45,8 +45,22 @@ def cupy() -> Any:
     """CuPy with a device, or an error that says what is missing."""
     reason = available()
     if reason is not None:
-        raise (ImportError if reason is NO_CUPY else RuntimeError)(reason)
+        raise RuntimeError(reason)
     return sys.modules["cupy"]
+
+
+def describe() -> list[str]:
+    """The library and the devices that it can use, in words."""
+    xp = cupy()
+    runtime = xp.cuda.runtime
+    lines = [f"CuPy {xp.__version__}, CUDA {runtime.runtimeGetVersion() // 1000}"]
+    for id in range(runtime.getDeviceCount()):
+        told = runtime.getDeviceProperties(id)
+        lines.append(
+            f"device {id}: {told['name'].decode()}, compute capability {told['major']}.{told['minor']}, "
+            f"{told['totalGlobalMem'] / 2**30:.0f} GiB, {told['multiProcessorCount']} multiprocessors"
+        )
+    return lines
 
 
 def from_dlpack(a: Any) -> Any:
