@@ -21,7 +21,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco test-gpu bench-gpu lint-gpu docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
@@ -56,6 +56,19 @@ learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, 
 
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
+
+# CuPy for the CUDA version of the machine: make test-gpu CUDA=cuda12
+CUDA ?= cuda13
+
+test-gpu: $(call extra,$(CUDA)) $(call extra,test) ## the tests of the GPU kernels on the GPU, and what was left out
+	@$(bin)/python -c "import cgopt; cgopt.show_config()"
+	@$(bin)/python -m pytest -q -rs tests/gpu -k "not emulated" $(ARGS)
+
+bench-gpu: $(call extra,$(CUDA)) $(call extra,bench) ## the GPU backend beside CuPy's solver and the device's own rates
+	@$(bin)/python -m benchmarks.gpu $(ARGS)
+
+lint-gpu: $(call extra,test) ## compile the GPU kernels (no GPU needed); registers and spills of each
+	@$(bin)/python -m tests.gpu.compilers
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

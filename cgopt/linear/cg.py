@@ -250,7 +250,7 @@ class CGSolver:
             return as_device_array(a, name)
         if there:
             raise TypeError(
-                f"{name} lies on a device and A in host memory: pass {to_host(a, name)}, or A as a CuPy array or matrix; "
+                f"{name} lies on a device and A in host memory: pass {to_host(a, name)}, or A as a CuPy matrix; "
                 "for a function that multiplies CuPy arrays there is CGSolver(A, ..., device=True)"
             )
         if self.operator.on_device:

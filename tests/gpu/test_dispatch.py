@@ -231,3 +231,26 @@ def test_without_cupy_or_device_one_sentence_says_so(monkeypatch):
 
     with pytest.raises(RuntimeError, match=r"b lies on a device, and CuPy.*pip install 'cgopt\[cuda13\]'"):
         cgopt.cg(lambda v: v, Tensor())
+
+
+def test_the_configuration_names_what_there_is_and_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(cgopt.configuration, "version_of", {"numpy": "2.9", "pyamg": "5.0"}.get)
+    cgopt.show_config()
+    shown = capsys.readouterr().out
+    assert f"cgopt {cgopt.__version__}" in shown
+    assert "numpy 2.9" in shown
+    assert "threads in use" in shown
+    assert "GPU: none in use; CuPy" in shown
+    assert "missing: safetensors, for networks in files: pip install 'cgopt[nn]'" in shown
+    assert "missing: pyamg" not in shown
+
+
+def test_the_configuration_names_devices(emulated, monkeypatch):
+    told = {"name": b"Some GPU", "major": 9, "minor": 0, "totalGlobalMem": 80 * 2**30, "multiProcessorCount": 132}
+    runtime = emulated.cuda.runtime
+    monkeypatch.setattr(runtime, "runtimeGetVersion", lambda: 13020, raising=False)
+    monkeypatch.setattr(runtime, "getDeviceProperties", lambda id: told, raising=False)
+    (line,) = [line for line in cgopt.configuration.describe() if line.startswith("GPU:")]
+    assert "CUDA 13" in line
+    assert "device 0: Some GPU, compute capability 9.0, 80 GiB, 132 multiprocessors" in line
