@@ -21,7 +21,8 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco test-gpu bench-gpu lint-gpu docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco \
+    test-gpu bench-gpu lint-gpu docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
@@ -57,12 +58,20 @@ learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, 
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
 
+learn-a2c: $(call extra,rl) ## the actor-critic on classic control, 10 seeds
+	@$(bin)/python -m benchmarks.learning a2c $(ARGS)
+
+learn-ddpg: $(call extra,rl) ## DDPG on the pendulum, 10 seeds
+	@$(bin)/python -m benchmarks.learning ddpg $(ARGS)
+
+learn-ddpg-mujoco: $(call extra,mujoco) ## DDPG on MuJoCo, 2 seeds; goes on (ARGS='--minutes 10', ARGS='--steps 1000000')
+	@$(bin)/python -m benchmarks.learning ddpg-mujoco $(ARGS)
+
 # CuPy for the CUDA version of the machine: make test-gpu CUDA=cuda12
 CUDA ?= cuda13
 
-test-gpu: $(call extra,$(CUDA)) $(call extra,test) ## the tests of the GPU kernels on the GPU, and what was left out
-	@$(bin)/python -c "import cgopt; cgopt.show_config()"
-	@$(bin)/python -m pytest -q -rs tests/gpu -k "not emulated" $(ARGS)
+test-gpu: $(call extra,$(CUDA)) $(call extra,test) ## the tests of the GPU backend on the GPU
+	@$(bin)/python -m tests.gpu $(ARGS)
 
 bench-gpu: $(call extra,$(CUDA)) $(call extra,bench) ## the GPU backend beside CuPy's solver and the device's own rates
 	@$(bin)/python -m benchmarks.gpu $(ARGS)

@@ -35,6 +35,10 @@ class Evaluate:
     ----------
     history : list of (int, Evaluation)
         Steps, and what was found.
+    final, best : Evaluation
+        The last one, and the one with the highest mean return.
+    collapsed : bool
+        Whether more than half of what had been gained since the first evaluation was lost again by the last.
     """
 
     every: int
@@ -57,6 +61,19 @@ class Evaluate:
             model.save(self.save_best)
         self.history.append((model.steps, found))
         return self.stop_at is not None and found.mean >= self.stop_at
+
+    @property
+    def final(self) -> Evaluation:
+        return self.history[-1][1]
+
+    @property
+    def best(self) -> Evaluation:
+        return max((found for _, found in self.history), key=lambda found: found.mean)
+
+    @property
+    def collapsed(self) -> bool:
+        first, final, best = self.history[0][1].mean, self.final.mean, self.best.mean
+        return best - final > 0.5 * (best - first)
 
 
 @dataclass

@@ -89,6 +89,7 @@ def evaluate(
     found: list[tuple[float, int]] = []
     obs = batch.reset(words[0])
     discrete = hasattr(batch.action_space, "n")
+    model.start_episodes(np.ones(batch.count, np.bool_))
     while left.any():
         actions = model.act(obs, deterministic=deterministic, rng=rng)
         step = batch.step(actions[:, 0] if discrete else actions)
@@ -99,6 +100,7 @@ def evaluate(
                 found.append((float(sums[i]), int(lengths[i])))
                 left[i] -= 1
             sums[i], lengths[i] = 0.0, 0
+        model.start_episodes(step.terminated | step.truncated)
         obs = step.obs
     if not isinstance(env, CompiledEnvs) and isinstance(env, str):
         batch.close()

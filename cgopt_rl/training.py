@@ -155,6 +155,14 @@ class Algorithm(ABC):
     def _act(self, obs: Array, deterministic: bool, rng: np.random.Generator) -> Array:
         """Actions for normalised observations (N, d): (N, k) choices from 0, or (N, m) floats."""
 
+    def _broken(self) -> bool:
+        """Whether learning cannot go on, which ends the training."""
+        return False
+
+    def _threads(self) -> int:
+        """Threads of matrix products while training: one, since most are small, and keep their bits anywhere."""
+        return 1
+
     # --- the loop -----------------------------------------------------------------------------------
 
     def learn(
@@ -200,7 +208,7 @@ class Algorithm(ABC):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         every = integer("checkpoint_every", self.config.checkpoint_every)
-        with _one_blas_thread(), _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
+        with _blas_threads(self._threads()), _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
             if folder is not None and not self.steps:
                 self._pause(folder)  # a run may be killed before its first checkpoint is due
             stop = False
@@ -213,7 +221,7 @@ class Algorithm(ABC):
                 metrics = {"steps": self.steps, "iterations": self.iterations, **metrics}
                 metrics["steps_per_second"] = (self.steps - before) / (time.perf_counter() - clock)
                 reporter.report(metrics)
-                stop = any([call(self, metrics) is True for call in callbacks]) or interrupt.asked
+                stop = any([call(self, metrics) is True for call in callbacks]) or interrupt.asked or self._broken()
                 if self.steps // every > before // every or stop or self.steps >= self.goal:
                     self._pause(folder)
         return self
@@ -301,6 +309,9 @@ class Algorithm(ABC):
     def act(self, obs: Array, *, deterministic: bool, rng: np.random.Generator) -> Array:
         """Actions for flat observations (N, d) as environments give them: (N, k) choices from 0, or (N, m) floats."""
         return self._act(normalize(self._normalizer(), obs), deterministic, rng)
+
+    def start_episodes(self, where: Array) -> None:  # noqa: B027
+        """Tell a policy that carries something from step to step where (N,) episodes start; most carry nothing."""
 
     def _flat(self, observation: Any) -> tuple[Array, bool]:
         """Observations (N, d), and whether a batch was given."""
@@ -432,13 +443,13 @@ def _callbacks(callback: Any) -> list[Callable[[Any, dict[str, float]], Any]]:
     return found
 
 
-def _one_blas_thread() -> Any:
-    """While it is entered, matrix products run on one thread: they are small, and their bits stay the same anywhere."""
+def _blas_threads(number: int) -> Any:
+    """While it is entered, matrix products run on so many threads."""
     try:
         from threadpoolctl import threadpool_limits
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('training needs threadpoolctl: pip install "cgopt[rl]"') from error
-    return threadpool_limits(1, user_api="blas")
+    return threadpool_limits(number, user_api="blas")
 
 
 class _Interrupt:

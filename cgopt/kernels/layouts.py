@@ -151,7 +151,7 @@ class Hierarchy(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """A triangular factorisation ``S A S ~ P'(L L')P`` of some A, as sweeps with it want it.
+    """A triangular factorisation ``A ~ C^-1 (I + L)(I + L') C^-1`` of some A, as sweeps with it want it.
 
     Row i of the factor is row ``order[i]`` of the matrix. The order is cut into independent parts, part t the rows
     ``parts[t]:parts[t+1]``, and separators after them that alone link the parts.
@@ -161,11 +161,9 @@ class Factor(NamedTuple):
     order : (n,) uint32 or uint64
     parts : (parts + 1,) int64
     scale : (n,)
-        Diagonal of S, in the factor's order.
-    inverse : (n,)
-        Inverse diagonal of L.
+        Diagonal of C, in the factor's order.
     indptr, indices, data
-        Rows of L below the diagonal.
+        Rows of L, which has no diagonal.
     y : (n,)
         To work in.
     sums : (parts + 1, 2) float64
@@ -175,7 +173,6 @@ class Factor(NamedTuple):
     order: Array
     parts: Array
     scale: Array
-    inverse: Array
     indptr: Array
     indices: Array
     data: Array

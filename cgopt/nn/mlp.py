@@ -245,6 +245,16 @@ class MLPLinearization:
                 self._h1[layer + 1][:, :-1] = a
         return self
 
+    @property
+    def inputs(self) -> list[Array]:
+        """Each layer's inputs, rows [h 1], (samples, inputs + 1); overwritten by `update`."""
+        return self._h1
+
+    @property
+    def slopes(self) -> list[Array | None]:
+        """f'(a) of each layer's units, (samples, units), None where it is 1; overwritten by `update`."""
+        return self._d
+
     def jvp(self, v: Array, out: Array | None = None) -> Array:
         """``J v``: how the outputs change along v.
 

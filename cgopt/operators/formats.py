@@ -158,7 +158,9 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
         return Dense(full), "asked for"
     if wanted is None and entries < WORTH_SEARCHING:
         return A, "small"
-    offsets = np.empty(MOST_DIAGONALS, np.int64)
+    value, index = A.data.itemsize, A.indices.itemsize
+    fewer_bytes = (value + index) * entries // (value * n) if wanted is None else MOST_DIAGONALS
+    offsets = np.empty(min(MOST_DIAGONALS, fewer_bytes), np.int64)
     same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
     if wanted is not None and diagonals < 0:
         raise ValueError(
@@ -173,8 +175,7 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
                 "format='half_dia' needs a real, exactly symmetric matrix; use (A + A.T) / 2, or format='dia'"
             )
         return half, "asked for"
-    value, index = A.data.itemsize, A.indices.itemsize
-    if 0 < diagonals and value * diagonals * n <= (value + index) * entries:
+    if 0 < diagonals:  # as many as fit `offsets`: in fewer bytes than rows
         full = to_dia(A, offsets[:diagonals])
         half = to_half_dia(full)
         if half is not None:

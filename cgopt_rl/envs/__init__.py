@@ -2,7 +2,8 @@
 
 Importing this registers ``cgopt/CartPole-v1``, ``cgopt/Pendulum-v1``, ``cgopt/Acrobot-v1``, ``cgopt/MountainCar-v0``
 and ``cgopt/MountainCarContinuous-v0`` with Gymnasium. They have the dynamics of Gymnasium's own environments of those
-names; agents train on them many times faster, because whole rollouts run compiled.
+names; agents train on them many times faster, because whole rollouts run compiled. So do two small worlds with a finite
+number of states, ``cgopt/SixStates-v0`` and ``cgopt/KeyDoor-v0``, which Gymnasium has not.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..checks import unknown
 from ..kernels import environments as dynamics
+from .tabular import KeyDoor, SixStates
 
 try:
     from gymnasium.envs import classic_control
@@ -15,7 +16,7 @@ except ModuleNotFoundError as error:
 
 @dataclass(frozen=True)
 class CompiledSpec:
-    """A compiled environment: its kernels, and the Gymnasium class whose dynamics they have."""
+    """A compiled environment: its kernels, and the plain class whose dynamics they have."""
 
     id: str
     class_name: str
@@ -42,6 +43,8 @@ COMPILED: dict[str, CompiledSpec] = {
             classic_control.Continuous_MountainCarEnv,
             90.0,
         ),
+        CompiledSpec("cgopt/SixStates-v0", "SixStates", 100, dynamics.SIX_STATES, SixStates, None),
+        CompiledSpec("cgopt/KeyDoor-v0", "KeyDoor", 120, dynamics.KEY_DOOR, KeyDoor, 1.0),
     )
 }
 

@@ -78,7 +78,9 @@ class CompiledEnvs(VectorEnv):  # type: ignore[misc]
         self.elapsed = np.zeros(n, np.int64)
         self.streams = np.zeros(n, np.uint64)
         self._seeded = self._started = False
-        d = self.single_observation_space.shape[0]
+        space = self.single_observation_space
+        self.tabular = isinstance(space, gymnasium.spaces.Discrete)  # its observations are unit vectors inside
+        d = int(space.n) if self.tabular else space.shape[0]
         self.obs, self._final = np.zeros((n, d), np.float32), np.zeros((n, d), np.float32)
         self._rewards = np.zeros(n)
         self._terminated, self._truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
@@ -116,7 +118,7 @@ class CompiledEnvs(VectorEnv):  # type: ignore[misc]
         self._seeded = self._started = True
         reset, _ = _loops(self.kind.dynamics)
         cpu.run(reset, self._work, self.state, self.elapsed, self.streams, where, self.obs)
-        return self.obs.copy(), {}
+        return self._shown(self.obs), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step of each environment.
@@ -139,9 +141,13 @@ class CompiledEnvs(VectorEnv):  # type: ignore[misc]
         if ended.any():
             last = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(ended):
-                last[i] = final[i].copy()
+                last[i] = self._shown(final[i])
             infos = {"final_obs": last, "_final_obs": ended}
-        return obs.copy(), rewards.copy(), terminated.copy(), truncated.copy(), infos
+        return self._shown(obs), rewards.copy(), terminated.copy(), truncated.copy(), infos
+
+    def _shown(self, obs: Array) -> Any:
+        """Observations as the space has them, in arrays of their own."""
+        return obs.argmax(axis=-1) if self.tabular else obs.copy()
 
     def advance(self, actions: Any) -> tuple[Array, Array, Array, Array, Array]:
         """As `step`, but in arrays that the next step overwrites, without copies.

@@ -12,6 +12,9 @@ import numpy as np
 from gymnasium.envs import classic_control
 
 from ..kernels import environments as kernels
+from .tabular import KeyDoor, SixStates
+
+__all__ = ["Acrobot", "CartPole", "KeyDoor", "MountainCar", "MountainCarContinuous", "Pendulum", "SixStates"]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Classic control: the dynamics of Gymnasium's environments, in its order of operations and its precisions.
+"""Environments: classic control as Gymnasium has it, in its order of operations and its precisions, and small tables.
 
 Each environment is three functions on row i of an array of states (fp64):
 
@@ -14,7 +14,8 @@ References
 A. Barto, R. Sutton and C. Anderson, "Neuronlike adaptive elements that can solve difficult learning control problems",
 IEEE Trans. SMC 13, 1983 (cart and pole); A. Moore, "Efficient memory-based learning for robot control", 1990 (mountain
 car); R. Sutton, "Generalization in reinforcement learning: successful examples using sparse coarse coding", 1996
-(Acrobot). M. Towers et al., "Gymnasium", 2024: constants and order of operations.
+(Acrobot). T. Kulkarni, K. Narasimhan, A. Saeedi and J. Tenenbaum, "Hierarchical deep reinforcement learning", NeurIPS
+2016, section 4.1 (six states). M. Towers et al., "Gymnasium", 2024: constants and order of operations.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from numba import prange
 from cgopt.kernels.cpu.compile import compiled, helper, named
 from cgopt.kernels.loops import bind
 
-from .random import uniform
+from .random import bits, uniform
 
 f32 = np.float32
 
@@ -236,6 +237,92 @@ def step_mountain_car_continuous(state: Any, i: Any, action: Any) -> Any:
     return reward + 100.0 if terminated else reward, terminated
 
 
+# --- states in a table: observations are unit vectors ---------------------------------------------
+
+HIGH, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+@helper
+def reset_six_states(state: Any, i: Any, s: Any) -> Any:
+    """At the second state. The stream of the episode's draws lies in the state, as two halves that a float holds."""
+    s, z = bits(s)
+    state[i, 0], state[i, 1], state[i, 2], state[i, 3] = 1.0, 0.0, np.float64(z >> HIGH), np.float64(z & LOW)
+    return s
+
+
+@helper
+def step_six_states(state: Any, i: Any, action: Any) -> Any:
+    """Left (0) moves left; right (1) moves right or left, evenly, and at the last state stays or moves left.
+
+    The first state ends the episode, with 1 if the last had been seen and 0.01 if not.
+    """
+    x = state[i, 0]
+    right = False
+    if action == 1:
+        z, u = uniform((np.uint64(state[i, 2]) << HIGH) | np.uint64(state[i, 3]))
+        state[i, 2], state[i, 3] = np.float64(z >> HIGH), np.float64(z & LOW)
+        right = u < 0.5
+    x = min(x + 1.0, 5.0) if right else x - 1.0
+    state[i, 0] = x
+    if x == 5.0:
+        state[i, 1] = 1.0
+    if x > 0.0:
+        return 0.0, False
+    return 1.0 if state[i, 1] == 1.0 else 0.01, True
+
+
+@helper
+def observe_position(state: Any, i: Any, obs: Any, k: Any) -> None:
+    """The unit vector of the position; what had been seen before is hidden."""
+    for j in range(obs.shape[1]):
+        obs[k, j] = f32(0.0)
+    obs[k, np.int64(state[i, 0])] = f32(1.0)
+
+
+# A room with the start (S) and a key (K), a door (D) that lets pass who has the key, a room with a treasure (T).
+MAP = (
+    "###############",
+    "#S.....D......#",
+    *("#......#......#",) * 7,
+    "#K.....#.....T#",
+    "###############",
+)
+CELLS = np.array([[ord(cell) for cell in row] for row in MAP], np.int64)
+WALL, START, KEY, DOOR, TREASURE = (ord(cell) for cell in "#SKDT")
+START_Y, START_X = (int(place[0]) for place in np.nonzero(CELLS == START))
+MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # up, right, down, left
+
+
+@helper
+def reset_key_door(state: Any, i: Any, s: Any) -> Any:
+    """At the start, without the key."""
+    state[i, 0], state[i, 1], state[i, 2] = np.float64(START_Y), np.float64(START_X), 0.0
+    return s
+
+
+@helper
+def step_key_door(state: Any, i: Any, action: Any) -> Any:
+    """One cell up, right, down or left; into walls, and into the door without the key, nothing moves."""
+    y, x = np.int64(state[i, 0]) + MOVES[action, 0], np.int64(state[i, 1]) + MOVES[action, 1]
+    cell = CELLS[y, x]
+    if cell != WALL and (cell != DOOR or state[i, 2] == 1.0):
+        state[i, 0], state[i, 1] = np.float64(y), np.float64(x)
+        if cell == KEY:
+            state[i, 2] = 1.0
+        if cell == TREASURE:
+            return 1.0, True
+    return 0.0, False
+
+
+@helper
+def observe_key_door(state: Any, i: Any, obs: Any, k: Any) -> None:
+    """The unit vector of the cell and the key: index (key * rows + y) * columns + x."""
+    for j in range(obs.shape[1]):
+        obs[k, j] = f32(0.0)
+    rows, columns = CELLS.shape
+    obs[k, (np.int64(state[i, 2]) * rows + np.int64(state[i, 0])) * columns + np.int64(state[i, 1])] = f32(1.0)
+
+
 # --- many environments, one step ------------------------------------------------------------------
 
 
@@ -269,6 +356,8 @@ MOUNTAIN_CAR = Dynamics("mountain_car", 3, reset_mountain_car, step_mountain_car
 MOUNTAIN_CAR_CONTINUOUS = Dynamics(
     "mountain_car_continuous", 3, reset_mountain_car, step_mountain_car_continuous, observe_all
 )
+SIX_STATES = Dynamics("six_states", 4, reset_six_states, step_six_states, observe_position)
+KEY_DOOR = Dynamics("key_door", 3, reset_key_door, step_key_door, observe_key_door)
 
 
 def reset(state: Any, i: Any, s: Any) -> Any:

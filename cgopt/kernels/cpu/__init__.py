@@ -14,7 +14,18 @@ import numpy as np
 
 from .. import loops
 from ..layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, SortedCSR, Work
-from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
+from . import (
+    aggregation,
+    factorization,
+    interpreted,
+    many,
+    multigrid,
+    ordering,
+    products,
+    smoothing,
+    sweeps,
+    updates,
+)
 from .batched import solve_batch
 from .block import block_advance, block_gram, block_reduce, block_turn
 from .compile import CONTRACT, compiled, helper
@@ -78,6 +89,7 @@ __all__ = [
     "multigrid",
     "multiply",
     "multiply_many",
+    "ordering",
     "residual",
     "residual_many",
     "rows_of_dia",

@@ -68,8 +68,11 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _CacheImpl
 
 
-def compiled(text: Callable[..., Any], *, threaded: bool, fastmath: set[str] | None = None) -> Any:
+def compiled(text: Callable[..., Any], *, threaded: bool, fastmath: set[str] | None = None, merged: bool = True) -> Any:
     """Compile a kernel lazily, with its machine code kept on disk.
+
+    Kernels that call it merge its code into theirs; with `merged` false they call it, which compiles long kernels once
+    instead of once in each caller. That is for kernels without `fastmath`, whose copies all round alike.
 
     Where no folder can be written (neither beside the package nor in the user's cache), the kernel is
     compiled anew in each process.
@@ -77,7 +80,7 @@ def compiled(text: Callable[..., Any], *, threaded: bool, fastmath: set[str] | N
     # Kernels are merged into the loops that call them (`forceinline`). As calls they would be copies, in each loop that
     # is loaded, of which the linker takes the first it meets; optimised once or twice, those round differently, and
     # what had been solved before would decide the last bit.
-    options: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "forceinline": merged, "error_model": "numpy"}
     options["fastmath"] = fastmath or False
     if threaded:
         options["parallel"] = ONLY_PRANGE
