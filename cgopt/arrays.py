@@ -26,13 +26,18 @@ def is_foreign(a: Any) -> bool:
     return hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray)
 
 
+def is_csr_tensor(a: Any) -> bool:
+    """Whether `a` is one of torch's sparse tensors in compressed rows, which do not speak DLPack."""
+    return hasattr(a, "crow_indices") and str(getattr(a, "layout", "")) == "torch.sparse_csr"
+
+
 def on_device(a: Any) -> bool:
     """Whether `a` is an array or a sparse matrix on a GPU."""
     if isinstance(a, np.ndarray) or a is None:
         return False
     if gpu.is_array(a) or gpu.is_sparse(a):
         return True
-    if hasattr(a, "crow_indices"):  # torch's sparse tensors
+    if is_csr_tensor(a):
         return bool(getattr(a, "is_cuda", False))
     try:
         return hasattr(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) in CUDA

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..arrays import as_device_array, contiguous, require_device, supported_dtype
+from ..arrays import as_device_array, contiguous, is_csr_tensor, require_device, supported_dtype
 from ..kernels import gpu
 from ..kernels.layouts import CSR, Dense
 from .base import Operator
@@ -67,7 +67,7 @@ class DeviceMatrix(Operator):
         n = int(A.shape[0])
         self.shape = (n, n)
         self.layout: Any
-        if gpu.is_sparse(A) or hasattr(A, "crow_indices"):
+        if gpu.is_sparse(A) or is_csr_tensor(A):
             rows = _rows(A, name)
             self.dtype = rows.data.dtype
             self.layout, self.why = _choose(rows, n, format)
@@ -160,7 +160,7 @@ def times_power_of_two(a: Any, exponent: int) -> Any:
 
 def _rows(A: Any, name: str) -> CSR:
     """The compressed rows of a sparse matrix on the GPU, their numbers in 32 bits without a sign."""
-    if hasattr(A, "crow_indices"):
+    if is_csr_tensor(A):
         parts = [gpu.from_dlpack(part) for part in (A.crow_indices(), A.col_indices(), A.values())]
     else:
         A = A.tocsr()

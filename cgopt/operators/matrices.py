@@ -14,6 +14,7 @@ from ..arrays import (
     as_array,
     as_device_array,
     from_foreign,
+    is_csr_tensor,
     is_foreign,
     on_device,
     real_view,
@@ -311,7 +312,7 @@ def as_operator(
         return MatrixOperator(A, format=format, name=name)
     if on_device(A):
         return DeviceMatrix(A, format=format, name=name)
-    if hasattr(A, "crow_indices") and not getattr(A, "is_cuda", False) and str(A.layout) == "torch.sparse_csr":
+    if is_csr_tensor(A):
         parts = [from_foreign(part, name) for part in (A.values(), A.col_indices(), A.crow_indices())]
         return MatrixOperator(sp.csr_array(tuple(parts), shape=tuple(A.shape)), format=format, name=name)
     if is_foreign(A):

@@ -178,30 +178,55 @@ def test_inputs_stay_as_they_are(xp, sparse):
     assert np.array_equal(C.data.get(), A.data)
 
 
-def test_a_foreign_tensor_comes_in_and_goes_out(xp, monkeypatch):
-    class Tensor:
-        """A tensor of a library that speaks DLPack, on a device."""
+class Tensor:
+    """A tensor of a library that speaks DLPack, on a device; with torch's names."""
 
-        def __init__(self, array):
-            self.array = array
+    is_cuda, layout = True, "torch.strided"
 
-        def __dlpack_device__(self):
-            return (2, 0)
+    def __init__(self, array):
+        self.array = array
 
-        def __dlpack__(self, **kwargs):
-            return self.array
+    def __dlpack_device__(self):
+        return (2, 0)
 
-        shape = property(lambda self: self.array.shape)
+    def __dlpack__(self, **kwargs):
+        return self.array
 
-    if xp.__version__ != "stand-in":
-        pytest.skip("with a device: test_tensors_of_torch")
-    monkeypatch.setattr(xp, "from_dlpack", lambda a: a.__dlpack__(), raising=False)
+    def crow_indices(self):
+        raise RuntimeError("this tensor is dense")
+
+    shape = property(lambda self: self.array.shape)
+
+
+class CSRTensor:
+    """What is asked of torch's sparse tensors, which do not speak DLPack."""
+
+    is_cuda, layout = True, "torch.sparse_csr"
+
+    def __init__(self, A, xp):
+        self.shape = A.shape
+        self.parts = [Tensor(xp.asarray(a)) for a in (A.indptr.astype(np.int64), A.indices.astype(np.int64), A.data)]
+
+    def crow_indices(self):
+        return self.parts[0]
+
+    def col_indices(self):
+        return self.parts[1]
+
+    def values(self):
+        return self.parts[2]
+
+
+@pytest.mark.parametrize("sparse_tensor", [False, True])
+def test_foreign_tensors_come_in_and_go_out(emulated, monkeypatch, sparse_tensor):
+    monkeypatch.setattr(emulated, "from_dlpack", lambda a: a.__dlpack__(), raising=False)
     library = types.ModuleType("library_of_tensors")
     library.from_dlpack = Tensor
     monkeypatch.setitem(sys.modules, "library_of_tensors", library)
-    Tensor.__module__ = "library_of_tensors"
-    A, b = poisson().toarray(), rhs()
-    result = cgopt.cg(Tensor(xp.asarray(A)), Tensor(xp.asarray(b)), rtol=1e-9)
+    monkeypatch.setattr(Tensor, "__module__", "library_of_tensors")
+    A, b = poisson(), rhs()
+    matrix = CSRTensor(A, emulated) if sparse_tensor else Tensor(emulated.asarray(A.toarray()))
+    result = cgopt.cg(matrix, Tensor(emulated.asarray(b)), rtol=1e-9)
     assert isinstance(result.x, Tensor)
     assert np.linalg.norm(b - A @ result.x.array.get()) <= 1e-9 * np.linalg.norm(b)
 
@@ -215,6 +240,18 @@ def test_tensors_of_torch():
         result = cgopt.cg(matrix, b, rtol=1e-9)
         assert result.x.is_cuda
         assert float(torch.linalg.norm(b - A @ result.x)) <= 1e-9 * float(torch.linalg.norm(b))
+
+
+def test_arrays_of_jax():
+    jax = pytest.importorskip("jax")
+    if gpu.available() is not None:
+        pytest.skip(gpu.available())
+    if jax.default_backend() != "gpu":
+        pytest.skip("jax here has no GPU")
+    A, b = jax.numpy.asarray(poisson(np.float32).toarray()), jax.numpy.asarray(rhs(dtype=np.float32))
+    result = cgopt.cg(A, b, rtol=1e-4)
+    assert isinstance(result.x, jax.Array)
+    assert float(jax.numpy.linalg.norm(b - A @ result.x)) <= 1.01e-4 * float(jax.numpy.linalg.norm(b))
 
 
 def test_without_cupy_or_device_one_sentence_says_so(monkeypatch):
