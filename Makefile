@@ -21,13 +21,13 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-dqn learn-key-door learn-mujoco docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-dqn learn-key-door learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
-	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
 
 demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
 	@$(bin)/cgopt demo $(ARGS)
@@ -62,6 +62,21 @@ learn-key-door: $(call extra,rl) ## two rooms with key and door: hierarchical an
 
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
+
+learn-a2c: $(call extra,rl) ## the actor-critic on classic control, 10 seeds
+	@$(bin)/python -m benchmarks.learning a2c $(ARGS)
+
+learn-ddpg: $(call extra,rl) ## DDPG on the pendulum, 10 seeds
+	@$(bin)/python -m benchmarks.learning ddpg $(ARGS)
+
+learn-ddpg-mujoco: $(call extra,mujoco) ## DDPG on MuJoCo, 2 seeds; goes on (ARGS='--minutes 10', ARGS='--steps 1000000')
+	@$(bin)/python -m benchmarks.learning ddpg-mujoco $(ARGS)
+
+learn-autoencoder: $(call extra,test) ## Hessian-free against Adam, NAG and L-BFGS on the digits (ARGS='mnist --minutes 30')
+	@$(bin)/python -m benchmarks.autoencoder $(or $(ARGS),digits)
+
+learn-recurrent: $(call extra,test) ## Hessian-free against NAG on long delays; may be stopped, goes on (ARGS='--minutes 30')
+	@$(bin)/python -m benchmarks.recurrent $(ARGS)
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

@@ -4,24 +4,31 @@
     python -m benchmarks.learning mujoco             TRPO, 3 seeds of MuJoCo, 1 000 000 steps each
     python -m benchmarks.learning dqn                DQN, 10 seeds of classic control and of LunarLander
     python -m benchmarks.learning key-door           two rooms, flat and hierarchical, 5 seeds
+    python -m benchmarks.learning a2c                the actor-critic, 10 seeds of classic control
+    python -m benchmarks.learning ddpg               DDPG, 10 seeds of the pendulum
+    python -m benchmarks.learning ddpg-mujoco        DDPG, 2 seeds of MuJoCo, 100 000 or 300 000 steps
+    python -m benchmarks.learning ddpg-mujoco --steps 1000000
     python -m benchmarks.learning mujoco --minutes 10
 
 Each run has a folder of its own under ``--folder`` and goes on from its last checkpoint, so a campaign may be stopped
-at any time, killed, or made in pieces with ``--minutes``; what is complete is not run again. The table is of complete
-runs. Each policy is evaluated on 100 episodes (20 for MuJoCo), deterministically, in Gymnasium's own environment where
-there is one; that is the final return. Ten times during training it is evaluated on 10 episodes, and the highest mean
-of those is the best return. A run whose final return has lost more than half of what it had gained has collapsed.
+at any time, killed, or made in pieces with ``--minutes``; what is complete is not run again, and with more ``--steps``
+it goes on from where it ended. The table is of complete runs, and names those that are not. Each policy is evaluated on
+100 episodes (20 for MuJoCo), deterministically, in Gymnasium's own environment where there is one; that is the final
+return. Ten times during training it is evaluated on 10 episodes, and the highest mean of those is the best return. A
+run whose final return has lost more than half of what it had gained has collapsed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -30,6 +37,8 @@ import numpy as np
 from cgopt_rl import confidence_interval, evaluate, interquartile_mean
 from cgopt_rl.cli import algorithms
 from cgopt_rl.presets import preset
+
+from .peers.report import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -86,6 +95,24 @@ SETS = {
             ("dqn", "cgopt/KeyDoor-v0", 200_000, 0.0),
         ),
     ),
+    "a2c": Set(
+        10,
+        100,
+        (
+            ("a2c", "cgopt/CartPole-v1", 200_000, 475.0),
+            ("a2c", "cgopt/Pendulum-v1", 1_000_000, -250.0),
+        ),
+    ),
+    "ddpg": Set(10, 100, (("ddpg", "cgopt/Pendulum-v1", 20_000, -170.0),)),
+    "ddpg-mujoco": Set(
+        2,
+        20,
+        (
+            ("ddpg", "InvertedPendulum-v4", 100_000, 1000.0),
+            ("ddpg", "Reacher-v4", 100_000, -6.0),
+            ("ddpg", "HalfCheetah-v4", 300_000, 5000.0),
+        ),
+    ),
 }
 
 
@@ -125,13 +152,16 @@ def run(algorithm, env, seed, steps, episodes, folder, deadline):
     """One run to its end or the deadline; the returns of its evaluation, or None."""
     done, checkpoint = folder / "evaluation.json", folder / "checkpoint.safetensors"
     if done.is_file():
-        return json.loads(done.read_text())
+        result = json.loads(done.read_text())
+        if result["steps"] >= steps or result["diverged"]:
+            return result
     if deadline.passed:
         return None
     clock = time.perf_counter()
     kind, curve = algorithms()[algorithm], Curve(folder / "curve.json", steps)
     if checkpoint.is_file():
         model = kind.load(checkpoint)
+        model.goal = max(model.goal, steps)
         curve.forget_after(model.steps)
         model.resume(log_dir=folder, callback=[curve, deadline])
     else:
@@ -158,9 +188,27 @@ def run(algorithm, env, seed, steps, episodes, folder, deadline):
     return result
 
 
-def table(name, results):
+def about(name):
+    """The command that repeats the table, the machine and the versions."""
+    packages = ("numpy", "numba", "gymnasium", *(("mujoco",) if "mujoco" in name else ()))
+    found = {"command": f"python -m benchmarks.learning {name}", "cpu": cpu_model(), "cores": os.cpu_count()}
+    return found | {"versions": {"python": platform.python_version()} | {one: version(one) for one in packages}}
+
+
+def so_far(folder):
+    """Where a run is that is not complete: its steps, and the highest of its evaluations."""
+    log, curve = folder / "progress.csv", folder / "curve.json"
+    steps = int(log.read_text().splitlines()[-1].split(",")[0]) if log.is_file() else 0
+    means = json.loads(curve.read_text()).values() if curve.is_file() else ()
+    return f"{steps:,} steps so far" + (f", best evaluation {max(means):.1f}" if means else "")
+
+
+def table(runs, results, open_runs, told):
     """The recorded table, as Markdown, and the numbers in it."""
+    packages = ", ".join(f"{package} {number}" for package, number in told["versions"].items())
     lines = [
+        f"`{told['command']}` on {told['cpu']}, {told['cores']} cores; {packages}.",
+        "",
         "Return of the deterministic policy at the end: interquartile mean over seeds of the mean over episodes, 95 % "
         "bootstrap interval over seeds, lowest and highest seed; interquartile mean of the best return of each seed.",
         "",
@@ -169,7 +217,7 @@ def table(name, results):
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     record = []
-    for algorithm, env, steps, target in SETS[name].runs:
+    for algorithm, env, steps, target in runs:
         complete = [r for r in results[algorithm, env] if r is not None]
         if not complete:
             continue
@@ -197,13 +245,14 @@ def table(name, results):
                 "curves": [r["curve"] for r in complete],
             }
         )
-    return "\n".join(lines) + "\n", record
+    return "\n".join([*lines, *([""] if open_runs else []), *open_runs]) + "\n", record
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=list(SETS))
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--steps", type=int, help="instead of the set's")
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"))
     parser.add_argument("--minutes", type=float, help="stop after this time; the next call goes on")
     parser.add_argument("--env", action="append", help="only this one; may be given again")
@@ -211,19 +260,23 @@ def main(argv=None):
     warnings.filterwarnings("ignore", message=".*out of date.*")  # the -v4 environments are what is published
     chosen = SETS[options.set]
     seeds, deadline = options.seeds or chosen.seeds, Deadline(options.minutes)
-    results = {(algorithm, env): [] for algorithm, env, _, _ in chosen.runs}
+    runs = [(name, env, options.steps or steps, target) for name, env, steps, target in chosen.runs]
+    results, open_runs = {(algorithm, env): [] for algorithm, env, _, _ in runs}, []
     for seed in range(seeds):  # all environments with one seed before the next seed
-        for algorithm, env, steps, _ in chosen.runs:
+        for algorithm, env, steps, _ in runs:
             if options.env is None or env in options.env:
                 folder = options.folder / options.set / f"{algorithm}-{env.replace('/', '-')}-{seed}"
                 folder.mkdir(parents=True, exist_ok=True)
-                results[algorithm, env].append(run(algorithm, env, seed, steps, chosen.episodes, folder, deadline))
-    text, record = table(options.set, results)
+                found = run(algorithm, env, seed, steps, chosen.episodes, folder, deadline)
+                results[algorithm, env].append(found)
+                if found is None:
+                    open_runs.append(f"{env}, seed {seed}: {so_far(folder)}; {steps:,} are to be made.")
+    told = about(options.set)
+    text, record = table(runs, results, open_runs, told)
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"learning-{options.set}.md").write_text(text)
-    about = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
-    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**about, "results": record}, indent=1) + "\n")
+    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**told, "results": record}, indent=1) + "\n")
     return 0 if all(r is not None for found in results.values() for r in found) else 1
 
 

@@ -9,6 +9,10 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "ActorCritic": "actor_critic",
+    "ActorCriticConfig": "actor_critic",
+    "DDPG": "ddpg",
+    "DDPGConfig": "ddpg",
     "DQN": "dqn",
     "DQNConfig": "dqn",
     "HierarchicalDQN": "hierarchical_dqn",
@@ -21,6 +25,8 @@ _HOME = {
     "ReplayBuffer": "replay",
     "Reinforce": "trpo",
     "ReinforceConfig": "trpo",
+    "TD3": "ddpg",
+    "TD3Config": "ddpg",
     "TRPO": "trpo",
     "TRPOConfig": "trpo",
     "VineConfig": "vine",
@@ -32,6 +38,10 @@ _HOME = {
 _ROOMS = ("bandits", "callbacks", "envs")
 
 __all__ = [  # noqa: RUF022
+    "ActorCritic",
+    "ActorCriticConfig",
+    "DDPG",
+    "DDPGConfig",
     "DQN",
     "DQNConfig",
     "HierarchicalDQN",
@@ -44,6 +54,8 @@ __all__ = [  # noqa: RUF022
     "Reinforce",
     "ReinforceConfig",
     "ReplayBuffer",
+    "TD3",
+    "TD3Config",
     "TRPO",
     "TRPOConfig",
     "VineConfig",

@@ -32,6 +32,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     Parameters
     ----------
     path : str or path
+        Folders that it lies in are made.
     header : dict
         What JSON can hold.
     arrays : dict of str to ndarray
@@ -39,6 +40,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, "digest": _digest(stored), **header})
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(beside, "wb") as file:

@@ -6,9 +6,10 @@ its goal, 2 when the request or a file is at fault, and 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,14 +223,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def algorithms() -> dict[str, Any]:
     """The algorithms by name."""
+    from .actor_critic import ActorCritic
+    from .ddpg import DDPG, TD3
     from .dqn import DQN
     from .hierarchical_dqn import HierarchicalDQN, HierarchicalQ
     from .q_learning import QLearning
     from .trpo import TRPO, NaturalPolicyGradient, Reinforce
     from .vine import VineTRPO
 
-    known = (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, QLearning, DQN, HierarchicalQ, HierarchicalDQN)
-    return {kind.name: kind for kind in known}
+    on_policy = (TRPO, VineTRPO, NaturalPolicyGradient, Reinforce, ActorCritic)
+    off_policy = (QLearning, DQN, HierarchicalQ, HierarchicalDQN, DDPG, TD3)
+    return {kind.name: kind for kind in on_policy + off_policy}
 
 
 # --- cgopt-rl resume, evaluate, plot, list --------------------------------------------------------
@@ -282,7 +286,8 @@ class Evaluate:
         env: Any = self.env
         if self.video is not None:
             env = _filmed(self.env or model.env.id, self.video)
-        found = evaluate(model, env, self.episodes, deterministic=not self.stochastic, seed=self.seed)
+        with _rendering():
+            found = evaluate(model, env, self.episodes, deterministic=not self.stochastic, seed=self.seed)
         print(found)
         print(f"interquartile mean {interquartile_mean(found.returns):.2f}, lowest {found.returns.min():.2f}")
         if self.video is not None:
@@ -292,13 +297,26 @@ class Evaluate:
 
 
 def _filmed(id: str, folder: Path) -> Any:
-    """An environment whose first episodes are filmed."""
-    import gymnasium
+    """An environment whose first episodes are filmed, on machines without a screen too."""
+    import os
+
+    from gymnasium.wrappers import RecordVideo
+
+    from .envs.interface import make
+
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    with _rendering():
+        return RecordVideo(make(id, render_mode="rgb_array"), str(folder))
+
+
+@contextlib.contextmanager
+def _rendering() -> Iterator[None]:
+    """Say which packages are missing: Gymnasium looks for them when the first picture is drawn."""
+    from gymnasium.error import DependencyNotInstalled
 
     try:
-        made = gymnasium.make(id, render_mode="rgb_array")
-        return gymnasium.wrappers.RecordVideo(made, str(folder))
-    except gymnasium.error.DependencyNotInstalled as error:
+        yield
+    except DependencyNotInstalled as error:
         raise Refused(f'films need more packages, pip install "cgopt[video]": {error}') from error
 
 

@@ -65,42 +65,28 @@ class FactoredFisher(Operator):
 
     Parameters
     ----------
-    network : cgopt.nn.MLP
-    theta : (n,) array
-        The network's parameters.
-    obs : (N, d) array
-    head : Categorical or Gaussian
-    extra : (k,) array
-    weights : (N,) array
+    linearization : cgopt.nn.MLPLinearization
+        Of the network; what it keeps of the forward pass is used, not copied.
+    head, extra, weights
         As for `Fisher`.
     """
 
-    def __init__(self, network: Any, theta: Array, obs: Array, head: Any, extra: Array, weights: Array) -> None:
-        self.blocks = network.blocks
+    def __init__(self, linearization: Any, head: Any, extra: Array, weights: Array) -> None:
+        network, theta = linearization.network, linearization.theta
+        self.blocks, self.inputs = network.blocks, linearization.inputs
         self.dtype = np.dtype(theta.dtype)
         self.behind = head.extra_fisher(extra).astype(self.dtype)
         self.n_network = network.n
         self.shape = (network.n + self.behind.size,) * 2
-        N = obs.shape[0]
-        # Forward, keeping each layer's inputs as rows [h 1] and the derivative of its units.
-        self.inputs, slopes, h = [], [], obs.astype(self.dtype, copy=False)
-        for block, f in zip(network.blocks, network.activations, strict=True):
-            h1 = np.ones((N, block.rows), self.dtype)
-            h1[:, :-1] = h
-            a = h1 @ block.of(theta)
-            slope = np.ones_like(a)
-            if f is not None:
-                f.apply(a, out=a)
-                f.derivative(a, out=slope)
-            slopes.append(slope)
-            self.inputs.append(h1)
-            h = a
+        N = linearization.samples
         # Back, all columns at once: B[l] is (columns, N, units of layer l).
-        delta = head.fisher_columns(h, extra).astype(self.dtype)
+        delta = head.fisher_columns(linearization.output, extra).astype(self.dtype)
         delta *= np.sqrt(weights).astype(self.dtype)[:, None]
         self.B: list[Array] = []
         for layer in range(len(self.blocks) - 1, -1, -1):
-            delta *= slopes[layer]
+            slope = linearization.slopes[layer]
+            if slope is not None:
+                delta *= slope
             self.B.insert(0, delta)
             if layer:
                 W = self.blocks[layer].of(theta)[:-1]
@@ -129,8 +115,7 @@ class FactoredFisher(Operator):
         return f"FactoredFisher({self.shape[0]} parameters, {self._u.shape[1]} states, {self._u.shape[0]} columns)"
 
 
-def fisher(network: Any, theta: Array, obs: Array, head: Any, extra: Array, weights: Array) -> Operator:
-    """The mean Fisher matrix, in the form that is faster for this number of columns."""
-    if head.n_columns <= FEW:
-        return FactoredFisher(network, theta, obs, head, extra, weights)
-    return Fisher(network.linearize(theta, obs), head, extra, weights)
+def fisher(linearization: Any, head: Any, extra: Array, weights: Array) -> Operator:
+    """The mean Fisher matrix, in the form that is faster for this number of columns; parameters as for `Fisher`."""
+    form = FactoredFisher if head.n_columns <= FEW else Fisher
+    return form(linearization, head, extra, weights)

@@ -11,6 +11,7 @@ the deadly triad", 2018): `status` names it, and learning ends when they diverge
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from abc import abstractmethod
 from enum import Enum
@@ -86,7 +87,7 @@ class OffPolicyConfig(StepwiseConfig):
     activation: str = "relu"
     """Of the hidden units: tanh or relu."""
     max_grad_norm: float = 10.0
-    """Norm that longer gradients are shortened to."""
+    """Norm that longer gradients are shortened to; inf for no bound."""
     prioritized_replay: bool = False
     """Draw transitions in proportion to their errors."""
     priority_exponent: float = 0.6
@@ -107,8 +108,9 @@ class OffPolicyConfig(StepwiseConfig):
         for name in ("priority_exponent", "importance_exponent"):
             number(name, getattr(self, name), low=0.0, high=1.0)
         number("tau", self.tau, low=0.0, high=1.0, open_low=True)
-        for name in ("learning_rate", "max_grad_norm"):
-            number(name, getattr(self, name), low=0.0, open_low=True)
+        number("learning_rate", self.learning_rate, low=0.0, open_low=True)
+        if self.max_grad_norm != math.inf:
+            number("max_grad_norm", self.max_grad_norm, low=0.0, open_low=True)
         for units in self.net_arch:
             integer("net_arch", units)
         if self.activation not in ("tanh", "relu"):
@@ -167,6 +169,7 @@ class Stepwise(Algorithm):
             np.zeros((n, d), np.float32),
             np.zeros((n, m), kind),
             np.zeros((n, m), kind),
+            np.ones(n, np.bool_),
             *self._schedule(),
         )
         self.turns = max(1, c.round_steps // n)
@@ -185,6 +188,7 @@ class Stepwise(Algorithm):
         if self.replay.columns.window[:, 1].any():
             self.replay.flush(self.current)
         self.current = self.env.reset(seed).astype(np.float32)
+        self.loop.fresh[:] = True
         if not isinstance(self.env, CompiledBatch):
             self.learner.compile(kernels.begin)(self.agent, self.loop, self._normalizer(), self.current)
 
@@ -281,7 +285,10 @@ class Stepwise(Algorithm):
             remove_columns(Path(path), self._columns)
 
     def _arrays(self) -> dict[str, dict[str, Array]]:
-        loop = {name: getattr(self.loop, name) for name in ("counts", "totals", "streams", "before", "stored", "taken")}
+        loop = {
+            name: getattr(self.loop, name)
+            for name in ("counts", "totals", "streams", "before", "stored", "taken", "fresh")
+        }
         columns = np.frombuffer(self._columns.encode(), np.uint8)
         return {
             "agent": self._state(),

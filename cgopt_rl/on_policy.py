@@ -58,6 +58,12 @@ class OnPolicyConfig(Config):
         for name in ("clip_observations", "learning_rate"):
             number(name, getattr(self, name), low=0.0, open_low=True)
         number("log_std_init", self.log_std_init)
+        for field in dataclasses.fields(self):
+            if field.type == "bool" and not isinstance(value := getattr(self, field.name), bool):
+                raise TypeError(f"{field.name} must be True or False, got {value!r}")
+        if not isinstance(self.net_arch, (tuple, list)):
+            raise TypeError(f"net_arch must be a sequence of whole numbers such as (64, 64), got {self.net_arch!r}")
+        object.__setattr__(self, "net_arch", tuple(self.net_arch))
         for units in self.net_arch:
             integer("net_arch", units)
         for name, known in (("activation", ("tanh", "relu")), ("value_fit", ("adam", "gauss_newton"))):

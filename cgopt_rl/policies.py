@@ -21,6 +21,7 @@ from cgopt.nn import DiagonalCurvature, OutputCurvature, SoftmaxCurvature
 from cgopt.operators import Operator
 
 from .fisher import fisher
+from .kernels import policies as elementwise
 from .kernels import rollouts as kernels
 
 Array = npt.NDArray[Any]
@@ -267,7 +268,8 @@ class Policy:
     def fisher(self, theta: Array, obs: Array, weights: Array | None = None) -> Operator:
         """The Fisher matrix at theta as an operator: the mean over states, with weights (N,) that add up to one."""
         network, extra = self.split(theta)
-        return fisher(self.network, network, obs, self.head, extra, even(obs) if weights is None else weights)
+        linearization = self.network.linearize(network, obs)
+        return fisher(linearization, self.head, extra, even(obs) if weights is None else weights)
 
     def for_kernels(self, theta: Array) -> kernels.Network:
         """Theta as compiled rollouts take it."""
@@ -299,7 +301,7 @@ def orthogonal_start(network: Any, rng: np.random.Generator, last: float, dtype:
 
 
 def log_softmax(Z: Array) -> Array:
-    """log of the softmax along the last axis, in float64."""
-    shifted = np.asarray(Z, np.float64) - Z.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-    return shifted
+    """log of the softmax of each row, (N, k), in float64."""
+    out = np.empty(Z.shape)
+    elementwise.log_softmax(Z, out)
+    return out

@@ -81,12 +81,11 @@ class Reporter:
             self._writer = csv.DictWriter(self._file, kept[0], extrasaction="ignore")
 
     def _open_board(self, folder: Path) -> None:
-        # Looked for before it is imported: torch, which has the writer, takes seconds to import.
-        if importlib.util.find_spec("tensorboard") is None or importlib.util.find_spec("torch") is None:
+        if importlib.util.find_spec("tensorboard") is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary import Writer
 
-        self._board = SummaryWriter(str(folder))
+        self._board = Writer(str(folder))
 
     def _open_bar(self) -> None:
         try:

@@ -80,13 +80,11 @@ class Collector:
 
     def collect(self, theta: Array, normalizer: kernels.Normalizer) -> kernels.Batch:
         """Fill the batch by acting with theta."""
-        if self.obs is None:
-            raise ValueError("call reset before the first collect")
         network = self.policy.for_kernels(theta)
-        if isinstance(self.environments, CompiledBatch):
+        if isinstance(self.environments, CompiledBatch) and self.obs is not None:
             self._collect_compiled(self.environments, network, normalizer)
         else:
-            self._collect_steps(network, normalizer)
+            self.collect_some(network, normalizer, 0, self.n_steps)
         return self.batch
 
     def _collect_compiled(self, environments: CompiledBatch, network: Any, normalizer: Any) -> None:
@@ -98,11 +96,14 @@ class Collector:
         cpu.run(_rollout(envs.kind.dynamics, action), work, network, normalizer, simulation, self.streams, self.batch)
         self.obs = envs.obs
 
-    def _collect_steps(self, network: Any, normalizer: Any) -> None:
+    def collect_some(self, network: kernels.Network, normalizer: kernels.Normalizer, first: int, last: int) -> None:
+        """Fill steps `first` to `last` of the batch, one compiled call for each step's actions."""
+        if self.obs is None:
+            raise ValueError("call reset before the first collect")
         batch, actions = self.batch, self.actions
         single = isinstance(self.policy.head, Categorical) and actions.shape[2] == 1
         obs = self.obs
-        for t in range(self.n_steps):
+        for t in range(first, last):
             kernels.act(network, normalizer, self.streams, obs, t, batch)
             step = self.environments.step(actions[t, :, 0] if single else actions[t])
             batch.rewards[t], batch.terminated[t], batch.truncated[t] = step.rewards, step.terminated, step.truncated

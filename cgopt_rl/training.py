@@ -159,6 +159,10 @@ class Algorithm(ABC):
         """Whether learning cannot go on, which ends the training."""
         return False
 
+    def _threads(self) -> int:
+        """Threads of matrix products while training: one, since most are small, and keep their bits anywhere."""
+        return 1
+
     # --- the loop -----------------------------------------------------------------------------------
 
     def learn(
@@ -204,7 +208,7 @@ class Algorithm(ABC):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         every = integer("checkpoint_every", self.config.checkpoint_every)
-        with _one_blas_thread(), _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
+        with _blas_threads(self._threads()), _Interrupt() as interrupt, Reporter(self, folder, progress) as reporter:
             if folder is not None and not self.steps:
                 self._pause(folder)  # a run may be killed before its first checkpoint is due
             stop = False
@@ -439,13 +443,13 @@ def _callbacks(callback: Any) -> list[Callable[[Any, dict[str, float]], Any]]:
     return found
 
 
-def _one_blas_thread() -> Any:
-    """While it is entered, matrix products run on one thread: they are small, and their bits stay the same anywhere."""
+def _blas_threads(number: int) -> Any:
+    """While it is entered, matrix products run on so many threads."""
     try:
         from threadpoolctl import threadpool_limits
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('training needs threadpoolctl: pip install "cgopt[rl]"') from error
-    return threadpool_limits(1, user_api="blas")
+    return threadpool_limits(number, user_api="blas")
 
 
 class _Interrupt:

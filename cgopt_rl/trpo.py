@@ -12,58 +12,22 @@ sqrt(2 delta / s'F s), and it is shortened until L has risen and the KL keeps th
 from __future__ import annotations
 
 import dataclasses
-import math
-from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import cgopt
-from cgopt.operators import Damped, Operator
+from cgopt.operators import Operator
+from cgopt.optimize import NaturalStep, StepStatus, natural_step
 
 from . import checkpoint
 from .checks import integer, number
+from .fisher import fisher
 from .on_policy import OnPolicy, OnPolicyConfig
 from .policies import Policy, even
 
 Array = npt.NDArray[Any]
-
-
-class StepStatus(Enum):
-    """How a policy step ended. The value is a sentence."""
-
-    ACCEPTED = "The surrogate rose and the KL divergence kept its bound."
-    NO_GRADIENT = "The policy gradient is zero: all advantages are equal, or the policy cannot change. theta stays."
-    NONFINITE = "The gradient or the step is not finite: check rewards and observations. theta stays."
-    NO_CURVATURE = "The Fisher matrix has no positive curvature along the gradient: raise cg_damping. theta stays."
-    LINE_SEARCH_FAILED = "No step along the direction raised the surrogate within the KL bound. theta stays."
-
-
-class Step(NamedTuple):
-    """A policy step and its report.
-
-    Attributes
-    ----------
-    theta : (n,) array
-        The new parameters; the old ones unless the status is ACCEPTED.
-    status : StepStatus
-    kl, predicted_kl : float
-        Mean KL(old || new), and half the Fisher norm squared of the step taken.
-    improvement, predicted_improvement : float
-        Rise of the surrogate, and g's for the step taken.
-    cg_iterations, shortened : int
-        Iterations of conjugate gradients, and how often the step was shortened.
-    """
-
-    theta: Array
-    status: StepStatus
-    kl: float = 0.0
-    predicted_kl: float = 0.0
-    improvement: float = 0.0
-    predicted_improvement: float = 0.0
-    cg_iterations: int = 0
-    shortened: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +103,8 @@ class Problem:
 
     def fisher(self, stride: int = 1) -> Operator:
         """F over every `stride`-th sample."""
+        if stride == 1:
+            return fisher(self.at, self.policy.head, self.extra, self.weights)
         weights = self.weights[::stride]
         return self.policy.fisher(self.theta, self.obs[::stride], weights / weights.sum())
 
@@ -153,38 +119,24 @@ class Problem:
             return rise, float(self.weights @ head.kl(self.Z, self.extra, Z, extra))
 
 
-def trust_region_step(problem: Problem, config: Any, *, search: bool = True) -> Step:
-    """One step of TRPO (or, without the search, of the natural policy gradient with step size from the KL bound)."""
-    theta = problem.theta
-    g = problem.gradient()
-    if not np.isfinite(g).all():
-        return Step(theta, StepStatus.NONFINITE)
-    if not g.any():
-        return Step(theta, StepStatus.NO_GRADIENT)
-    F = Damped(problem.fisher(config.fisher_stride), config.cg_damping)
-    # CG from zero on F s = g, as the minimiser of 1/2 s'F s - g's; without a boundary, because the length comes next.
-    solution = cgopt.trust_region_cg(F, -g, np.inf, rtol=config.cg_tolerance, maxiter=config.cg_max_steps, check=False)
-    s = np.asarray(solution.x, np.float64)
-    sFs = 2.0 * solution.model_decrease  # CG's iterates have s'(F s - g) = 0, so the decrease is half of s'F s
-    if not np.isfinite(sFs) or not np.isfinite(s).all():
-        return Step(theta, StepStatus.NONFINITE, cg_iterations=solution.iterations)
-    if not sFs > 0.0:
-        return Step(theta, StepStatus.NO_CURVATURE, cg_iterations=solution.iterations)
-    beta = math.sqrt(2.0 * config.target_kl / sFs)  # 1/2 (beta s)'F (beta s) = delta
-    rise = beta * float(s @ g)
-    predicted_kl = config.target_kl - 0.5 * beta**2 * config.cg_damping * float(s @ s)  # without the damping
+def trust_region_step(problem: Problem, config: Any, *, search: bool = True) -> NaturalStep:
+    """One step of TRPO (or, without the search, of the natural policy gradient with step size from the KL bound).
 
-    fraction = 1.0
-    for tries in range(config.line_search_max_iter if search else 1):
-        new = theta + (fraction * beta * s).astype(theta.dtype)
-        improvement, kl = problem.evaluate(new)
-        report = (kl, fraction**2 * predicted_kl, improvement, fraction * rise, solution.iterations, tries)
-        if not search and np.isfinite(kl) and np.isfinite(improvement):
-            return Step(new, StepStatus.ACCEPTED, *report)
-        if improvement > 0.0 and kl <= config.target_kl:
-            return Step(new, StepStatus.ACCEPTED, *report)
-        fraction *= config.line_search_shrinking_factor
-    return Step(theta, StepStatus.LINE_SEARCH_FAILED if search else StepStatus.NONFINITE, *report)
+    It is `cgopt.optimize.natural_step` on -L: a decrease in its report is a rise of the surrogate.
+    """
+    return natural_step(
+        problem.theta,
+        -problem.gradient(),
+        problem.fisher(config.fisher_stride),
+        problem.evaluate,
+        bound=config.target_kl,
+        damping=config.cg_damping,
+        maxiter=config.cg_max_steps,
+        rtol=config.cg_tolerance,
+        shrink=config.line_search_shrinking_factor,
+        tries=config.line_search_max_iter,
+        search=search,
+    )
 
 
 class TRPO(OnPolicy):
@@ -207,7 +159,7 @@ class TRPO(OnPolicy):
     def _policy_step(self, obs: Array, actions: Array, advantages: Array) -> dict[str, float]:
         problem = Problem(self.policy, self.theta, obs, actions, advantages)
         step = trust_region_step(problem, self.config, search=self.search)
-        self.theta = step.theta
+        self.theta = step.x
         return report_of(step) | spread_of(problem)
 
 
@@ -247,13 +199,13 @@ class Reinforce(OnPolicy):
         problem = Problem(self.policy, self.theta, obs, actions, advantages)
         g = problem.gradient()
         if not np.isfinite(g).all():
-            return report_of(Step(self.theta, StepStatus.NONFINITE)) | spread_of(problem)
+            return report_of(NaturalStep(self.theta, StepStatus.NONFINITE)) | spread_of(problem)
         new = self.theta.copy()
         self.adam.step(new, -g)
         improvement, kl = problem.evaluate(new)
         predicted = float(g.astype(np.float64) @ (new - self.theta))
         self.theta = new
-        step = Step(new, StepStatus.ACCEPTED, kl=kl, improvement=improvement, predicted_improvement=predicted)
+        step = NaturalStep(new, StepStatus.ACCEPTED, kl, decrease=improvement, predicted_decrease=predicted)
         return report_of(step) | spread_of(problem)
 
     def _arrays(self) -> dict[str, dict[str, Array]]:
@@ -264,11 +216,17 @@ class Reinforce(OnPolicy):
         self.adam.restore(checkpoint.group(arrays, "adam"))
 
 
-def report_of(step: Step) -> dict[str, Any]:
-    """A step's report as metrics."""
-    values = step._asdict()
-    del values["theta"]
-    return values | {"status": step.status.name}
+def report_of(step: NaturalStep) -> dict[str, Any]:
+    """A step's report as metrics, in the words of the paper."""
+    return {
+        "status": step.status.name,
+        "kl": step.divergence,
+        "predicted_kl": step.predicted_divergence,
+        "improvement": step.decrease,
+        "predicted_improvement": step.predicted_decrease,
+        "cg_iterations": step.cg_iterations,
+        "shortened": step.shortened,
+    }
 
 
 def spread_of(problem: Problem) -> dict[str, float]:

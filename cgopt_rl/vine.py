@@ -2,7 +2,7 @@
 
 Schulman et al. 2015, section 5.2. The state of the simulator is saved at the roots and restored for each branch; the
 branches of one root see the same random numbers, so that the differences of their returns are due to the first action.
-It needs environments whose state can be copied: the compiled ones.
+It needs environments whose state can be copied: the compiled ones, and MuJoCo's.
 
 With Q(s, a) the discounted return of a branch, the surrogate is the mean over roots s of
 
@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .checks import integer
-from .envs import CompiledEnvs
 from .envs.interface import CompiledBatch
 from .kernels.random import streams
 from .normalization import normalize
@@ -106,7 +105,7 @@ def vine_problem(policy: Policy, theta: Array, roots: Array, actions: Array, Q: 
 
 
 class VineTRPO(TRPO):
-    """TRPO with the vine estimator, on compiled environments.
+    """TRPO with the vine estimator, on compiled environments (all branches at once) or MuJoCo's (root by root).
 
     `steps` counts every step of the simulator, those of the branches too.
 
@@ -123,17 +122,19 @@ class VineTRPO(TRPO):
 
     def _build(self) -> None:
         super()._build()
-        if not isinstance(self.env, CompiledBatch):
-            raise ValueError(f"vines copy the simulator's state, which {self.env.id} does not give; use cgopt/...")
+        if reason := self.env.no_branches():
+            raise ValueError(
+                f"vines copy the simulator's state, which {self.env.id} does not give ({reason}); "
+                "use a compiled environment, cgopt/..., or a MuJoCo one without wrappers"
+            )
         c, head = self.config, self.policy.head
         self.trunk = Collector(self.env, self.policy, c.vine_interval, self._seed(0))
         self.collector = self.trunk  # what the frame starts, saves and restores
         self.branches = head.alternatives[0] if isinstance(head, Categorical) else c.vine_actions
         self.roots = self.env.count * (c.n_steps // c.vine_interval)
-        envs = self.env.envs
-        self.copies = CompiledEnvs(envs.kind.id, self.roots * self.branches, max_episode_steps=envs.max_episode_steps)
-        self.copies.reset(seed=0)
-        self.vines = Collector(CompiledBatch(self.copies), self.policy, max(1, c.rollout_length - 1), self._seed(0))
+        together = self.roots if isinstance(self.env, CompiledBatch) else 1  # roots whose branches grow side by side
+        self.copies = self.env.copies(together * self.branches)
+        self.vines = Collector(self.copies, self.policy, max(1, c.rollout_length - 1), self._seed(0))
 
     def _iterate(self) -> dict[str, float]:
         clock = time.perf_counter()
@@ -146,7 +147,7 @@ class VineTRPO(TRPO):
         rollout = time.perf_counter() - clock
         problem = vine_problem(self.policy, self.theta, roots, actions, Q)
         step = trust_region_step(problem, self.config)
-        self.theta = step.theta
+        self.theta = step.x
         if self.observations is not None:
             self.observations.update(raw)
         times = {"rollout_seconds": rollout, "update_seconds": time.perf_counter() - clock - rollout}
@@ -159,7 +160,7 @@ class VineTRPO(TRPO):
         saved: list[dict[str, Array]] = []
         metrics: dict[str, float] = {}
         for _ in range(c.n_steps // c.vine_interval):
-            saved.append(self.env.get_state() or {})
+            saved.append(self.env.branch_from())
             batch = self.trunk.collect(self.theta, norm)
             raw.append(batch.raw.reshape(-1, batch.raw.shape[2]).copy())
             metrics = self._note_episodes(batch.rewards, batch.terminated | batch.truncated, batch.valid)
@@ -178,15 +179,23 @@ class VineTRPO(TRPO):
         """Returns (N, K) of the branches: the first action, then the policy, under common random numbers."""
         N, K = actions.shape[:2]
         seeds = np.random.SeedSequence(int(self.rng.integers(2**63)))
-        restored = {name: np.repeat(array, K, axis=0) for name, array in states.items()}
-        restored["streams"] = np.repeat(streams(seeds.spawn(1)[0], N), K)
-        self.copies.set_state(restored)
-        self.vines.streams[...] = np.repeat(streams(seeds, N), K)
-        first = actions.reshape(N * K, -1)
-        _, rewards, terminated, truncated, _ = self.copies.advance(first[:, 0] if self.copies.discrete else first)
-        total, going = rewards.copy(), ~(terminated | truncated)
+        rows = {name: np.repeat(array, K, axis=0) for name, array in states.items()}
+        if "streams" in rows:  # compiled environments draw anew, the same for the branches of a root
+            rows["streams"] = np.repeat(streams(seeds.spawn(1)[0], N), K)
+        acting, first = np.repeat(streams(seeds, N), K), actions.reshape(N * K, -1)
+        Q, size = np.empty(N * K), self.copies.count
+        for part in (slice(start, start + size) for start in range(0, N * K, size)):
+            self.vines.streams[...] = acting[part]
+            Q[part] = self._follow({name: array[part] for name, array in rows.items()}, first[part], norm)
+        return Q.reshape(N, K)
+
+    def _follow(self, rows: dict[str, Array], first: Array, norm: Any) -> Array:
+        """Returns of branches that start side by side."""
+        self.copies.branch_at(rows)
+        step = self.copies.step(first[:, 0] if isinstance(self.policy.head, Categorical) else first)
+        total, going = step.rewards.copy(), ~(step.terminated | step.truncated)
         if self.config.rollout_length > 1:
-            self.vines.obs = self.copies.obs
+            self.vines.obs = step.obs
             batch = self.vines.collect(self.theta, norm)
             ended = batch.terminated | batch.truncated
             # A reward counts while no step before it has ended the episode.
@@ -194,4 +203,4 @@ class VineTRPO(TRPO):
             counts = ~np.logical_or.accumulate(before, axis=0)
             discounts = self.config.gamma ** np.arange(1, len(ended) + 1)
             total += discounts @ (batch.rewards * counts)
-        return total.reshape(N, K)
+        return total

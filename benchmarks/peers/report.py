@@ -44,7 +44,7 @@ COLOURS = {
 def machine() -> dict[str, object]:
     """Processor, cores, memory and load of this machine; call it before the run, for the load."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "last-level cache": _last_level_cache(),
         "memory GB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -288,7 +288,8 @@ def _tells(key: str, value: str) -> bool:
     return key.startswith(("OPENBLAS_", "MKL_", "OMP_", "GOMP_", "NUMBA_")) and "/" not in value
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, with its family and model where Linux tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

@@ -60,13 +60,14 @@ class DIA(NamedTuple):
 
 
 class HalfDIA(NamedTuple):
-    """The main diagonal of a real symmetric matrix and those above it, ``offsets[0] = 0`` first, in rising order.
+    """The main diagonal of a real symmetric matrix, and those above it with positive offsets in rising order.
 
     ``data[d, i]`` is the entry in row i, column ``i + offsets[d]``, and the one in row ``i + offsets[d]``, column i.
     """
 
     offsets: Array
     data: Array
+    diagonal: Array
 
 
 class HalfCSR(NamedTuple):
@@ -78,7 +79,17 @@ class HalfCSR(NamedTuple):
     diagonal: Array
 
 
-Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA | HalfCSR
+class RoundedCSR(NamedTuple):
+    """`SortedCSR` without the diagonal, which stands apart, so that it can be of higher precision than the rest."""
+
+    indptr: Array
+    indices: Array
+    data: Array
+    place: Array
+    diagonal: Array
+
+
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA | HalfCSR | RoundedCSR
 
 
 class Work(NamedTuple):
@@ -151,7 +162,7 @@ class Hierarchy(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """A triangular factorisation ``S A S ~ P'(L L')P`` of some A, as sweeps with it want it.
+    """A triangular factorisation ``A ~ C^-1 (I + L)(I + L') C^-1`` of some A, as sweeps with it want it.
 
     Row i of the factor is row ``order[i]`` of the matrix. The order is cut into independent parts, part t the rows
     ``parts[t]:parts[t+1]``, and separators after them that alone link the parts.
@@ -161,11 +172,9 @@ class Factor(NamedTuple):
     order : (n,) uint32 or uint64
     parts : (parts + 1,) int64
     scale : (n,)
-        Diagonal of S, in the factor's order.
-    inverse : (n,)
-        Inverse diagonal of L.
+        Diagonal of C, in the factor's order.
     indptr, indices, data
-        Rows of L below the diagonal.
+        Rows of L, which has no diagonal.
     y : (n,)
         To work in.
     sums : (parts + 1, 2) float64
@@ -175,7 +184,6 @@ class Factor(NamedTuple):
     order: Array
     parts: Array
     scale: Array
-    inverse: Array
     indptr: Array
     indices: Array
     data: Array

@@ -22,10 +22,11 @@ from .result import CGResult
 from .stopping import Goal, Listeners
 from .workspace import System, Workspace
 
-LOOK = 25  # iterations between two looks at the rate
-FIRST_LOOK = 75  # and before the first
-# Iterations of Jacobi that setting up an incomplete factorisation costs: 60 to 400 on fifty real matrices, 250 on most.
-AFFORDED = 250
+LOOK = 10  # iterations between two looks at the rate
+FIRST_LOOK = 30  # and before the first
+RECENT = 0.7  # share of the iterations made that the rate is taken after
+# Iterations of Jacobi that setting up an incomplete factorisation costs: 40 to 470 on sixty real matrices, 170 on most.
+AFFORDED = 200
 
 
 class Trial(Listeners):
@@ -43,16 +44,17 @@ class Trial(Listeners):
         self._seen: list[tuple[int, float]] = []
 
     def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any, unit: int) -> bool:
-        """Tell the others, then look at the rate of the second half of the iterations made."""
+        """Tell the others, then look at the rate of the last third of the iterations made."""
         if self.others.any and self.others.stop(x, shift, iteration, last, target, exponent, unit):
             return True
         if iteration % LOOK:
             return False
         now = float(last[0, loops.LOG_RR])
         self._seen.append((iteration, now))
-        if iteration < FIRST_LOOK or now <= target:
+        earlier = [seen for seen in self._seen if seen[0] <= RECENT * iteration]
+        if iteration < FIRST_LOOK or now <= target or not earlier:
             return False
-        past, before = next(seen for seen in self._seen if 2 * seen[0] >= iteration)
+        past, before = earlier[-1]
         self.gave_up = iteration + iterations_left(past, before, iteration, now, target) > AFFORDED
         return self.gave_up
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,18 @@ from ..kernels import cpu
 from ..kernels.layouts import CSR
 
 WORTH_CUTTING = 8_000  # rows below which two threads would spend their time waiting for each other
+UNEVEN = 1.2  # times the mean work that a part may have
 MOST_SEPARATORS = 0.06  # share of the rows that may be separators, which one thread works off alone
+
+
+# A factor has little fill if it has no more than so many times the entries of A's lower triangle after this share of
+# the elimination (read off sixty real matrices). Grids exceed the first bounds, and cost little up to there.
+LITTLE_FILL = ((0.1, 0.108), (0.25, 1 / 3), (0.4, 0.65), (0.5, 0.85), (0.75, 1.8), (1.0, 4.0))
+# Mean row lengths between which it stops at the first bounds: chains are no grids, and in long rows it costs little.
+ROWS_OF_GRIDS = (3.9, 64)
+LITTLE_WORK = 130.0  # multiplications for each entry of A that the factor may take
+DENSE_ROW = 10.0  # times the root of n: neighbours that an unknown may have and not come last
+FEW = 2000  # neighbours that it may have in any case
 
 
 class Dissection(NamedTuple):
@@ -58,6 +70,83 @@ def dissect(A: CSR, parts: int) -> Dissection:
         if found is not None:
             return found
     return Dissection(natural, np.array([0, n]))
+
+
+def little_fill(A: CSR, parts: int) -> tuple[Dissection, Array] | None:
+    """An order in which a Cholesky factor has few entries, by minimum degree; None if A has no such order.
+
+    Parameters
+    ----------
+    A : CSR
+        With a symmetric pattern.
+    parts : int
+        At most so many; branches of the elimination's tree that do not see each other.
+
+    Returns
+    -------
+    Dissection
+    room : (n,) int64 array
+        Most entries that a column of the factor has below the diagonal.
+    """
+    n = A.indptr.size - 1
+    grid = ROWS_OF_GRIDS[0] * n <= A.data.size <= ROWS_OF_GRIDS[1] * n
+    bounds = np.array(LITTLE_FILL if grid else LITTLE_FILL[-2:])
+    when, most = bounds[:, 0] * n, bounds[:, 1] * A.data.size / 2
+    pivots, parent, around, merged = np.empty((4, n), np.int64)
+    dense = max(FEW, DENSE_ROW * n**0.5)
+    count = cpu.ordering.minimum_degree(A.indptr, A.indices, dense, when, most, pivots, parent, around, merged)
+    if count < 0:
+        return None
+    order, room = np.empty((2, n), np.int64)
+    up, place, last = np.empty((3, count), np.int64)
+    held = cpu.ordering.postorder(pivots[:count], parent, around, merged, order, room, up, place, last)
+    if 0.5 * (room**2.0).sum() > LITTLE_WORK * A.data.size:
+        return None
+    found = None
+    if parts > 1 and n >= WORTH_CUTTING:
+        found = _branches(room, up, place, last, held, parts)
+    if found is None:
+        return Dissection(order.astype(A.indices.dtype), np.array([0, n])), room
+    chosen, ends = found
+    return Dissection(order[chosen].astype(A.indices.dtype), ends), room[chosen]
+
+
+def _branches(room: Array, up: Array, place: Array, last: Array, held: int, parts: int) -> tuple[Array, Array] | None:
+    """Share the branches of a tree out to parts of about the same work, what joins them coming last; None if uneven.
+
+    Returns places of the tree's postorder, and where the parts end.
+    """
+    n = room.size
+    work = np.concatenate(([0.0], np.cumsum((room + 1.0) ** 2)))
+    children = np.argsort(up, kind="stable")
+    below = np.searchsorted(up, np.arange(-1, up.size + 1), sorter=children)
+    heap: list[tuple[float, int]] = []
+
+    def push(k: int) -> None:
+        for c in children[below[k + 1] : below[k + 2]]:
+            heapq.heappush(heap, (work[place[c]] - work[last[c]], int(c)))
+
+    push(-1)
+    separator = np.zeros(n, np.bool_)
+    separator[held:] = True
+    joined = n - held
+    while heap and joined <= MOST_SEPARATORS * n:
+        loads, shares = [0.0] * parts, [[] for _ in range(parts)]  # type: list[float], list[list[int]]
+        for weight, k in sorted(heap):
+            least = loads.index(min(loads))
+            loads[least] -= weight
+            shares[least].append(k)
+        if max(loads) <= UNEVEN * sum(loads) / parts:
+            pieces = [np.concatenate([np.arange(place[k], last[k]) for k in sorted(share)]) for share in shares]
+            ends = np.cumsum([0, *(piece.size for piece in pieces)])
+            return np.concatenate([*pieces, np.flatnonzero(separator)]), ends
+        _, k = heapq.heappop(heap)
+        inside = children[below[k + 1] : below[k + 2]]
+        own = int(last[inside].max()) if inside.size else int(place[k])
+        separator[own : last[k]] = True
+        joined += int(last[k]) - own
+        push(k)
+    return None
 
 
 def small_bandwidth(A: CSR) -> Array:

@@ -29,7 +29,7 @@ NAMES: dict[str, type[Preconditioner]] = {
 }
 
 
-GRID = 100_000  # unknowns from which multigrid overtakes a factorisation on grids and their like
+GRID = 300_000  # unknowns from which multigrid overtakes a factorisation on grids and their like
 SHORT_ROWS = 10  # entries a row, on average, up to which a matrix may be of a grid
 
 
@@ -41,7 +41,7 @@ def worth_choosing(A: Operator) -> bool:
 def choose(A: Any) -> Preconditioner:
     """The preconditioner for a system that Jacobi is too slow for.
 
-    * Multigrid by smoothed aggregation for matrices of 100 000 unknowns and more with no positive entry off the
+    * Multigrid by smoothed aggregation for matrices of 300 000 unknowns and more with no positive entry off the
       diagonal and at most ten entries a row: Laplacians of grids and graphs. (Its iterations do not grow with n.)
     * Incomplete Cholesky by threshold for everything else: it was the fastest, or within one and a half times that, on
       nearly all of the fifty real matrices that the rule was made on (docs/performance.md).

@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import Eisenstat, Factor
+from ..operators.ordering import dissect
 from .factored import Factored, transposed, upper_rows
 
 
@@ -22,16 +23,18 @@ class _OwnEntries(Factored):
 
     def _build(self, A: Any, threads: int | None) -> None:
         start = time.perf_counter()
-        rows, (order, parts), diagonal = self._take_matrix(A, threads)
+        rows = self._take_matrix(A)
+        order, parts = dissect(rows, cpu.get_num_threads() if threads is None else threads)
+        diagonal = self.operator.stored_diagonal()[order]
         ptr, columns, values = upper_rows(rows, order)
         pivots = np.asarray(self._pivots(ptr, columns, values, diagonal), self.dtype)
         weight = np.sqrt(pivots)
-        n, inverse = order.size, 1.0 / weight
+        inverse = 1.0 / weight
         values *= np.repeat(inverse, np.diff(ptr.view(f"i{ptr.itemsize}"))) * inverse[columns]
-        lower = transposed(ptr, columns, values)
+        lower = transposed(ptr[:-1], ptr[1:], columns, values, ptr.dtype)
         nothing, sums = np.empty(0, self.dtype), np.empty((0, 2))
         shift = diagonal / pivots - 1.0  # A = W (L + I + D + L') W
-        self.factor = Factor(order, parts, inverse, np.ones(n, self.dtype), *lower, nothing, sums)
+        self.factor = Factor(order, parts, inverse, *lower, nothing, sums)
         self.eisenstat = Eisenstat(
             order, parts, weight, inverse, shift, *lower, ptr, columns, values, nothing, nothing, sums
         )

@@ -10,12 +10,11 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import CSR, Eisenstat, Factor
 from ..operators import MatrixOperator, as_operator
-from ..operators.ordering import Dissection, dissect
 from .base import Preconditioner
 
 
 class Factored(Preconditioner):
-    """``z = S (L L')^-1 S r``, L triangular and S diagonal, by two sweeps.
+    """``z = C (I + L')^-1 (I + L)^-1 C r``, L strictly lower triangular and C diagonal, by two sweeps.
 
     Attributes
     ----------
@@ -30,8 +29,8 @@ class Factored(Preconditioner):
     factor: Factor
     eisenstat: Eisenstat | None = None
 
-    def _take_matrix(self, A: Any, threads: int | None) -> tuple[CSR, Dissection, Array]:
-        """Check A; its rows, their order, and the stored diagonal in that order."""
+    def _take_matrix(self, A: Any) -> CSR:
+        """Check A; its rows."""
         operator = as_operator(A)
         name = type(self).__name__
         if not isinstance(operator, MatrixOperator):
@@ -44,9 +43,7 @@ class Factored(Preconditioner):
             )
         self.operator, self.shape, self.dtype = operator, operator.shape, operator.dtype
         self.exponent = operator.exponent
-        rows = operator.rows()
-        dissection = dissect(rows, cpu.get_num_threads() if threads is None else threads)
-        return rows, dissection, operator.stored_diagonal()[dissection.order]
+        return operator.rows()
 
     @property
     def parts(self) -> int:
@@ -99,8 +96,9 @@ def upper_rows(A: CSR, order: Array) -> tuple[Array, Array, Array]:
     return ptr, columns, values
 
 
-def transposed(ptr: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:
-    """Rows of the transpose, columns ascending."""
-    out = (np.zeros_like(ptr), np.empty_like(columns), np.empty_like(values))
-    cpu.factorization.transpose(ptr, columns, values, *out)
+def transposed(start: Array, stop: Array, rows: Array, values: Array, ptr_dtype: Any) -> tuple[Array, Array, Array]:
+    """Rows, columns ascending, of the matrix whose column j lies from ``start[j]`` to ``stop[j]``."""
+    n, count = start.size, int((stop - start).sum())
+    out = (np.zeros(n + 1, ptr_dtype), np.empty(count, rows.dtype), np.empty(count, values.dtype))
+    cpu.factorization.transpose(start, stop, rows, values, *out)
     return out

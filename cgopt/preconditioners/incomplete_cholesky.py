@@ -7,44 +7,64 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import Factor
+from ..operators.ordering import dissect, little_fill
 from .factored import Factored, transposed, upper_rows
 
-FIRST_SHIFT = 1e-3  # of a matrix with unit diagonal (Lin and More 1999)
+FILL = 25
+SHORT_ROWS = 12  # entries, on average, up to which a smaller drop tolerance pays
+# The first shift of a matrix with unit diagonal (Lin and More 1999), if entries were dropped, and if none were: then it
+# is single precision that is not enough.
+SHIFT_OF_DROPPING, SHIFT_OF_ROUNDING = 2e-3, 1e-6
 
 
 class IncompleteCholesky(Factored):
     """``S A S ~ L L'``, S scaling to unit diagonal, with entries dropped.
 
     With ``fill=0``, L has A's own pattern: IC(0). Otherwise each column keeps its largest entries, `fill` more than A's
-    column has, and none smaller than `drop_tolerance` times the norm of A's column. Where a
-    pivot breaks down, a multiple of the diagonal is added, 1e-3 at first, then twice as much each time (Manteuffel,
-    Math. Comp. 34, 1980): the result always is positive definite.
+    column has, and none smaller than `drop_tolerance` times the norm of A's column. Where a pivot breaks down, a
+    multiple of the diagonal is added, 2e-3 at first, then four times as much each time (Manteuffel, Math. Comp. 34,
+    1980): the result always is positive definite.
+
+    By default, nothing is dropped where that costs little: where in an order of minimum degree (Amestoy, Davis and Duff
+    1996) the whole factor has at most four times the entries of A's lower triangle, as it has for power grids, pose
+    graphs and other sparse networks. It is kept in single precision, and two or three iterations make up for that.
+    Other matrices, those of grids and meshes among them, keep their own order.
 
     Parameters
     ----------
     A : matrix
         Real, symmetric positive definite, given by its entries.
-    fill : int
-        Entries that a column of L may have beyond as many as A's has.
-    drop_tolerance : float
-        Relative to the norm of A's column.
+    fill : int, optional
+        Entries that a column of L may have beyond as many as A's has. By default 25, and any number in an order of
+        minimum degree.
+    drop_tolerance : float, optional
+        Relative to the norm of A's column. By default 0 in an order of minimum degree; otherwise 1e-3 if A's rows have
+        up to twelve entries on average, and 3e-3 if they have more: rows that are long already gain less from what a
+        small tolerance adds to them.
     relaxation : float
         Share of what is dropped that is added to the diagonals of its row and column, from 0 to 1: the modified
         factorisation, for M-matrices.
+    order : {"auto", "own"}
+        "own" keeps the order of A's rows, but for a cut into parts; "auto" does where minimum degree does not pay, and
+        where `fill` is given.
     threads : int, optional
         Parts to cut the rows into; by default what `cgopt.get_num_threads` says.
 
     Attributes
     ----------
+    order : {"own", "minimum degree"}
+        The one taken.
     shift : float
         What was added to the (unit) diagonal.
 
     References
     ----------
     J. A. Meijerink and H. A. van der Vorst, Math. Comp. 31, 1977. M. T. Jones and P. E. Plassmann, ACM Trans. Math.
-    Softw. 21, 1995. C.-J. Lin and J. J. More, SIAM J. Sci. Comput. 21, 1999.
+    Softw. 21, 1995. C.-J. Lin and J. J. More, SIAM J. Sci. Comput. 21, 1999. P. R. Amestoy, T. A. Davis and I. S. Duff,
+    SIAM J. Matrix Anal. Appl. 17, 1996.
 
     Examples
     --------
@@ -58,54 +78,66 @@ class IncompleteCholesky(Factored):
     def __init__(
         self,
         A: Any,
-        fill: int = 25,
+        fill: int | None = None,
         *,
-        drop_tolerance: float = 1e-3,
+        drop_tolerance: float | None = None,
         relaxation: float = 0.0,
+        order: str = "auto",
         threads: int | None = None,
     ) -> None:
         start = time.perf_counter()
-        if not isinstance(fill, (int, np.integer)) or isinstance(fill, bool) or fill < 0:
+        if fill is not None and (not isinstance(fill, (int, np.integer)) or isinstance(fill, bool) or fill < 0):
             raise ValueError(f"fill must be a whole number that is not negative, got {fill!r}")
-        if not 0.0 <= drop_tolerance < 1.0:
+        if drop_tolerance is not None and not 0.0 <= drop_tolerance < 1.0:
             raise ValueError(f"drop_tolerance must lie between 0 and 1, got {drop_tolerance!r}")
         if not 0.0 <= relaxation <= 1.0:
             raise ValueError(f"relaxation must lie between 0 and 1, got {relaxation!r}")
-        self.fill, self.drop_tolerance, self.relaxation = int(fill), float(drop_tolerance), float(relaxation)
-        rows, (order, parts), diagonal = self._take_matrix(A, threads)
-        ptr, columns, values = upper_rows(rows, order)
+        if order not in ("auto", "own"):
+            raise ValueError(f"order must be 'auto' or 'own', got {order!r}")
+        rows = self._take_matrix(A)
+        most = cpu.get_num_threads() if threads is None else threads
+        found = little_fill(rows, most) if order == "auto" and fill is None else None
+        (places, parts), room = found or (dissect(rows, most), None)
+        tolerance = 0.0 if found else 1e-3 if rows.data.size <= SHORT_ROWS * places.size else 3e-3
+        self.drop_tolerance = float(tolerance if drop_tolerance is None else drop_tolerance)
+        self.fill, self.relaxation = None if found else int(FILL if fill is None else fill), float(relaxation)
+        self.order = "minimum degree" if found else "own"
+        diagonal = self.operator.stored_diagonal()[places]
+        ptr, columns, values = upper_rows(rows, places)
         scale = 1.0 / np.sqrt(diagonal.astype(np.float64))
         lengths = np.diff(ptr.view(f"i{ptr.itemsize}"))
         values = values * np.repeat(scale, lengths) * scale[columns]
+        if room is None:
+            room = lengths + (self.fill or 0)
         self.shift = 0.0
-        while (found := self._columns(ptr, columns, values, parts, lengths)) is None:
-            self.shift = max(FIRST_SHIFT, 2.0 * self.shift)
-        ends, rows_of_l, entries, pivots = found
-        lower = transposed(ends, rows_of_l, entries.astype(np.float32))
+        while (factor := self._columns(ptr, columns, values, parts, room)) is None:
+            first = SHIFT_OF_DROPPING if self.drop_tolerance or self.fill is not None else SHIFT_OF_ROUNDING
+            self.shift = max(first, 4.0 * self.shift)
+        stored, pivots = factor
+        lower_ptr, lower_columns, lower = transposed(*stored, ptr.dtype)
+        # S A S ~ D (I + L)(I + L') D, D the Cholesky factor's diagonal, L its rows over D: sweeps have no D on the way
+        inverse = 1.0 / pivots
+        lower *= np.repeat(inverse.astype(lower.dtype), np.diff(lower_ptr.view(f"i{ptr.itemsize}")))
         dtype = np.dtype(np.float32 if self.dtype == np.float32 else np.float64)
+        nothing, sums = np.empty(0, dtype), np.empty((0, 2))
         self.factor = Factor(
-            order,
-            parts,
-            scale.astype(dtype),
-            (1.0 / pivots).astype(dtype),
-            *lower,
-            np.empty(0, dtype),
-            np.empty((0, 2)),
+            places, parts, (scale * inverse).astype(dtype), lower_ptr, lower_columns, lower, nothing, sums
         )
         self.setup_time = time.perf_counter() - start
 
-    def _columns(self, ptr: Any, columns: Any, values: Any, parts: Any, lengths: Any) -> Any:
-        """Columns of L, and its diagonal; None if a pivot breaks down."""
-        n, count = lengths.size, parts.size - 1
-        extra = self.fill or -1
+    def _columns(
+        self, ptr: Array, columns: Array, values: Array, parts: Array, room: Array
+    ) -> tuple[tuple[Array, Array, Array, Array], Array] | None:
+        """Where columns of L start and stop, their rows and entries; its diagonal. None if a pivot breaks down."""
+        n, count = room.size, parts.size - 1
         start = np.zeros(n + 1, np.int64)
-        np.cumsum(lengths + max(0, extra), out=start[1:])
+        np.cumsum(room, out=start[1:])
         stop = start[:-1].copy()
-        rows, entries = np.empty(start[-1], columns.dtype), np.empty(start[-1])
+        rows, entries = np.empty(start[-1], columns.dtype), np.empty(start[-1], np.float32)
         pivots = np.full((count + 1, n), 1.0 + self.shift)
         nextup, following = np.zeros(n, np.int64), np.full(n, -1)
         head, broken = np.full(n, -1), np.zeros(count, np.int64)
-        rule = (extra, self.drop_tolerance, self.relaxation)
+        rule = (self.fill != 0, self.drop_tolerance, self.relaxation)
         lists = (nextup, head, following)
         kernels = cpu.factorization
         matrix = (ptr, columns, values)
@@ -121,14 +153,11 @@ class IncompleteCholesky(Factored):
         bounds = (int(parts[-1]), n, n)
         if kernels.factor_columns(*matrix, *bounds, *rule, *stored, pivots[count], *lists) >= 0:
             return None
-        kept = stop - start[:-1]
-        ends = np.zeros(n + 1, ptr.dtype)
-        np.cumsum(kept, out=ends[1:])
-        within = np.arange(int(ends[-1])) + np.repeat(start[:-1] - ends[:-1].astype(np.int64), kept)
-        return ends, rows[within], entries[within], pivots[count]
+        return (start[:-1], stop, rows, entries), pivots[count]
 
     def __repr__(self) -> str:
         return (
-            f"IncompleteCholesky(fill={self.fill}, drop_tolerance={self.drop_tolerance:g}, shift={self.shift:g}, "
+            f"IncompleteCholesky(fill={self.fill}, drop_tolerance={self.drop_tolerance:g}, order={self.order!r}, "
+            f"shift={self.shift:g}, "
             f"shape={self.shape}, {self.factor.data.size} entries, setup_time={self.setup_time:.2g} s)"
         )

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from ..checks import integer, unknown
 from .catalogue import COMPILED
 from .compiled import CompiledEnvs
+from .snapshots import objection, restore, snapshot
 
 Array = npt.NDArray[Any]
 
@@ -84,6 +85,22 @@ class Environments(ABC):
         """Go on from what `get_state` returned; returns the observations there."""
         raise NotImplementedError(f"the state of {self.id} cannot be restored")
 
+    def branch_from(self) -> dict[str, Array]:
+        """Where each environment stands, row by row, for `branch_at` of such a batch in the same process."""
+        raise ValueError(f"the state of {self.id} cannot be copied: {self.no_branches()}")
+
+    def branch_at(self, rows: dict[str, Array]) -> Array:
+        """Put each environment where a row of `branch_from` says; returns the observations there."""
+        raise ValueError(f"the state of {self.id} cannot be copied: {self.no_branches()}")
+
+    def no_branches(self) -> str | None:
+        """Why environments cannot be put where others stand; None if they can."""
+        return f"it is stepped by {type(self).__name__}"
+
+    def copies(self, count: int) -> Environments:
+        """So many new environments of the same kind."""
+        raise NotImplementedError(f"{self.id} cannot be made again")
+
     def close(self) -> None:  # noqa: B027
         """Release what the environments hold."""
 
@@ -111,6 +128,20 @@ class CompiledBatch(Environments):
 
     def set_state(self, saved: dict[str, Array]) -> Array:
         return self.envs.set_state(saved)
+
+    def branch_from(self) -> dict[str, Array]:
+        return self.envs.get_state()
+
+    def branch_at(self, rows: dict[str, Array]) -> Array:
+        return self.envs.set_state(rows)
+
+    def no_branches(self) -> str | None:
+        return None
+
+    def copies(self, count: int) -> Environments:
+        made = CompiledEnvs(self.id, count, max_episode_steps=self.envs.max_episode_steps)
+        made.reset(seed=0)
+        return CompiledBatch(made)
 
 
 class GymnasiumBatch(Environments):
@@ -143,6 +174,28 @@ class GymnasiumBatch(Environments):
             else:
                 obs[i] = final[i]
         return Step(obs, self._rewards, self._terminated, self._truncated, final, self._valid)
+
+    def branch_from(self) -> dict[str, Array]:
+        taken = np.empty(self.count, object)
+        taken[:] = [snapshot(env) for env in self.envs]
+        return {"snapshots": taken, "obs": self._obs.copy()}
+
+    def branch_at(self, rows: dict[str, Array]) -> Array:
+        for env, saved in zip(self.envs, rows["snapshots"], strict=True):
+            restore(env, saved)
+        self._obs[...] = rows["obs"]
+        return self._obs.copy()
+
+    def no_branches(self) -> str | None:
+        return next((reason for env in self.envs if (reason := objection(env))), None)
+
+    def copies(self, count: int) -> Environments:
+        spec = self.envs[0].spec
+        if spec is None:
+            raise ValueError(f"{self.id} is not registered with Gymnasium, so that it cannot be made again")
+        made = GymnasiumBatch(self.id, [gymnasium.make(spec, disable_env_checker=True) for _ in range(count)])
+        made.reset(np.random.SeedSequence(0))
+        return made
 
     def close(self) -> None:
         for env in self.envs:
@@ -221,7 +274,7 @@ def environments(env: Any, count: int | None = None) -> Environments:
         n = integer("count", 1 if count is None else count)
         if env in COMPILED:
             return CompiledBatch(CompiledEnvs(env, n))
-        return GymnasiumBatch(env, [_make(env) for _ in range(n)])
+        return GymnasiumBatch(env, [make(env) for _ in range(n)])
     if isinstance(env, VectorEnv):
         if count not in (None, env.num_envs):
             raise ValueError(f"the vector environment has {env.num_envs} environments, and {count} were asked for")
@@ -245,15 +298,17 @@ def _name(env: Any) -> str:
     return type(env.unwrapped).__name__ if env.spec is None else str(env.spec.id)
 
 
-def _make(id: str) -> Any:
+def make(id: str, **options: Any) -> Any:
     """An environment by id; the checker of Gymnasium, which costs time in each step, is for those who write one."""
     try:
-        return gymnasium.make(id, disable_env_checker=True)
+        return gymnasium.make(id, disable_env_checker=True, **options)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         known = sorted(gymnasium.registry)
         raise ValueError(f"{unknown('environment', id, known) if id not in known else str(error)}") from error
     except gymnasium.error.DependencyNotInstalled as error:
         raise ModuleNotFoundError(f"{id} needs a package that is not installed: {error}") from error
+    except ImportError as error:  # an id of Gymnasium's whose environment has moved away
+        raise ValueError(f"there is no environment {id!r} here: {error}") from error
 
 
 # --- spaces ---------------------------------------------------------------------------------------
@@ -277,11 +332,14 @@ def flat_size(space: Any) -> int:
 
 
 def check_action_space(space: Any) -> None:
-    """Refuse actions other than Box, Discrete and MultiDiscrete."""
+    """Refuse actions other than Box, Discrete and MultiDiscrete, and those without a choice."""
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
         raise TypeError(f"actions must be Box, Discrete or MultiDiscrete, got {space}")
     if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
         raise TypeError(f"a Box of actions must hold floats, got {space.dtype}")
+    alternatives = getattr(space, "nvec", getattr(space, "n", 2))
+    if not np.prod(space.shape) or np.max(alternatives) < 2:
+        raise ValueError(f"there is nothing to choose among the actions of {space}")
 
 
 def flattener(space: Any) -> Callable[[Any, Array, int], None]:

@@ -52,6 +52,8 @@ class Loop(NamedTuple):
         What was acted on.
     stored, taken : (n, m)
         Actions, as replay keeps them and as environments take them.
+    fresh : (n,) bool
+        Whether the observation at hand is an episode's first: for noise that is correlated in time.
     starts, every, gradient_steps : int
         Steps before learning starts, turns between learning, gradient steps then (-1: as many as environment steps).
     """
@@ -62,6 +64,7 @@ class Loop(NamedTuple):
     before: npt.NDArray[np.float32]
     stored: npt.NDArray[Any]
     taken: npt.NDArray[Any]
+    fresh: npt.NDArray[np.bool_]
     starts: int
     every: int
     gradient_steps: int
@@ -204,6 +207,7 @@ def play(
                 starts[i] = reset(state, i, starts[i])
                 elapsed[i] = 0
                 observe(state, i, current, i)
+            loop.fresh[i] = terminated or truncated
         learn(agent, replay, batch, loop, normalizer)
 
 
@@ -212,6 +216,7 @@ def begin(agent: Any, loop: Any, normalizer: Any, current: Any) -> None:
     for i in range(current.shape[0]):
         for j in range(current.shape[1]):
             loop.before[i, j] = current[i, j]
+        loop.fresh[i] = True
         explore(agent, loop, normalizer, current, i)
 
 
@@ -228,4 +233,5 @@ def respond(
     for i in range(current.shape[0]):
         for j in range(current.shape[1]):
             loop.before[i, j] = current[i, j]
+        loop.fresh[i] = terminated[i] or truncated[i]
         explore(agent, loop, normalizer, current, i)

@@ -181,13 +181,19 @@ def sample(network: Any, h: Any, floats: Any, choices: Any, t: Any, i: Any, s: A
 
 
 @helper
-def normalize(normalizer: Any, raw: Any, obs: Any, h: Any, t: Any, i: Any) -> None:
-    """Row i of `raw`, normalised, into (t, i) of `obs` and the first row of h."""
+def normalize_row(normalizer: Any, raw: Any, i: Any, h: Any) -> None:
+    """Row i of `raw`, normalised, into the first row of h."""
     for j in range(raw.shape[1]):
         x = (np.float64(raw[i, j]) - normalizer.mean[j]) * normalizer.scale[j]
-        x = min(max(x, -normalizer.clip), normalizer.clip)
-        obs[t, i, j] = f32(x)
-        h[0, j] = f32(x)
+        h[0, j] = f32(min(max(x, -normalizer.clip), normalizer.clip))
+
+
+@helper
+def normalize(normalizer: Any, raw: Any, obs: Any, h: Any, t: Any, i: Any) -> None:
+    """Row i of `raw`, normalised, into (t, i) of `obs` and the first row of h."""
+    normalize_row(normalizer, raw, i, h)
+    for j in range(raw.shape[1]):
+        obs[t, i, j] = h[0, j]
 
 
 @helper

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cgopt
-from cgopt.linear.automatic import AFFORDED, iterations_left
+from cgopt.linear.automatic import AFFORDED, FIRST_LOOK, iterations_left
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
 from cgopt.preconditioners.choose import choose
@@ -43,8 +43,8 @@ def test_a_hard_system_changes_on_the_way_and_the_history_is_one():
     assert result.history.shape == (result.iterations + 1,)
     assert result.step_lengths.shape == (result.iterations,)
     # to where it changed, it is the solve with Jacobi
-    jacobi = cgopt.cg(A, b, M="jacobi", rtol=1e-9, maxiter=70)
-    assert np.array_equal(result.history[:71], jacobi.history)
+    jacobi = cgopt.cg(A, b, M="jacobi", rtol=1e-9, maxiter=FIRST_LOOK)
+    assert np.array_equal(result.history[: FIRST_LOOK + 1], jacobi.history)
     # the next solve begins with what was chosen
     again = solver.solve(b, rtol=1e-9)
     assert again.converged
@@ -82,7 +82,7 @@ def test_many_right_hand_sides_are_tried_with_one():
 
 
 def test_what_there_is_to_choose_from():
-    grid = as_operator(cgopt.gallery.poisson((400, 300)))
+    grid = as_operator(cgopt.gallery.poisson((600, 550)))
     assert isinstance(choose(grid), Multigrid)
     assert isinstance(choose(as_operator(hard()[0])), IncompleteCholesky)
 

@@ -154,7 +154,7 @@ def test_both_forms_of_the_fisher_matrix_agree(kind):
     network, extra = policy.split(theta)
     weights = rng.dirichlet(np.ones(7))
     direct = Fisher(policy.network.linearize(network, obs), policy.head, extra, weights)
-    factored = FactoredFisher(policy.network, network, obs, policy.head, extra, weights)
+    factored = FactoredFisher(policy.network.linearize(network, obs), policy.head, extra, weights)
     A, B = dense(direct), dense(factored)
     assert pytest.approx(A, abs=1e-13) == B
     assert pytest.approx(A.T, abs=1e-13) == A
@@ -175,7 +175,7 @@ def test_fisher_is_positive_semi_definite(kind, seed, spread, dtype):
     network, extra = policy.split(theta)
     for F in (
         Fisher(policy.network.linearize(network, obs), policy.head, extra, even(obs)),
-        FactoredFisher(policy.network, network, obs, policy.head, extra, even(obs)),
+        FactoredFisher(policy.network.linearize(network, obs), policy.head, extra, even(obs)),
     ):
         v = rng.standard_normal(policy.n).astype(dtype)
         Fv = F.matvec(v).astype(np.float64)

@@ -62,6 +62,60 @@ def test_options_come_from_a_file_too(command, tmp_path):
     assert "gamma" in err
 
 
+def test_episodes_are_filmed(command, tmp_path):
+    pytest.importorskip("moviepy", reason='films need the extra "video"')
+    pytest.importorskip("pygame", reason='films need the extra "video"')
+    train = (
+        "train",
+        "trpo",
+        "--env",
+        "cgopt/CartPole-v1",
+        "--steps",
+        64,
+        "--n-steps",
+        32,
+        "--log-dir",
+        "run",
+        "--quiet",
+    )
+    assert command(*train, "--evaluate-episodes", 0)[0] == 0
+    status, out, _ = command("evaluate", "run", "--episodes", 2, "--video", "films")
+    assert status == 0
+    assert "films are in films" in out
+    films = sorted(file.name for file in (tmp_path / "films").glob("*.mp4"))
+    assert films == ["rl-video-episode-0.mp4", "rl-video-episode-1.mp4"]
+    assert min(file.stat().st_size for file in (tmp_path / "films").iterdir()) > 1000
+    status, _, err = command("evaluate", "run", "--video", "films", "--env", "CartPol-v1")
+    assert status == 2
+    assert "CartPole-v1" in err
+
+
+def test_missing_packages_for_films_are_named(command, monkeypatch):
+    from gymnasium.error import DependencyNotInstalled
+
+    def refuse(*args, **kwargs):
+        raise DependencyNotInstalled("no pygame here")
+
+    train = (
+        "train",
+        "trpo",
+        "--env",
+        "cgopt/CartPole-v1",
+        "--steps",
+        64,
+        "--n-steps",
+        32,
+        "--log-dir",
+        "run",
+        "--quiet",
+    )
+    assert command(*train, "--evaluate-episodes", 0)[0] == 0
+    monkeypatch.setattr("gymnasium.wrappers.RecordVideo", refuse)
+    status, _, err = command("evaluate", "run", "--video", "films")
+    assert status == 2
+    assert 'pip install "cgopt[video]"' in err
+
+
 @pytest.mark.parametrize(
     ("words", "proposed"),
     [

@@ -25,6 +25,18 @@ SMALL = {
     "n_steps": 64, "n_envs": 2, "net_arch": (8,), "n_critic_updates": 2, "normalize_observations": True,
     "normalize_rewards": True, "checkpoint_every": 512,
 }  # fmt: skip
+REPLAY = {
+    "n_envs": 2, "net_arch": (8,), "batch_size": 16, "learning_starts": 128, "round_steps": 128, "buffer_size": 1000,
+    "normalize_observations": True, "normalize_rewards": True, "checkpoint_every": 512,
+}  # fmt: skip
+OPTIONS = {
+    "ActorCritic": {
+        "n_envs": 2, "n_steps": 8, "log_interval": 8, "net_arch": (8,), "normalize_observations": True,
+        "normalize_rewards": True, "checkpoint_every": 512,
+    },
+    "DDPG": REPLAY | {"action_noise": "ornstein_uhlenbeck"},
+    "TD3": REPLAY,
+}  # fmt: skip
 FILE = "checkpoint.safetensors"
 
 
@@ -89,7 +101,7 @@ else:
 
 
 def start(algorithm, env, folder, mode):
-    code = SCRIPT.format(algorithm=algorithm, options=SMALL)
+    code = SCRIPT.format(algorithm=algorithm, options=OPTIONS.get(algorithm, SMALL))
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", code, env, str(folder), mode], env={**os.environ, "PYTHONPATH": path}
@@ -101,6 +113,10 @@ def start(algorithm, env, folder, mode):
     [
         ("TRPO", "cgopt/CartPole-v1"),
         ("TRPO", "Pendulum-v1"),
+        ("ActorCritic", "cgopt/CartPole-v1"),
+        ("DDPG", "cgopt/Pendulum-v1"),
+        ("TD3", "Pendulum-v1"),
+        pytest.param("ActorCritic", "Pendulum-v1", marks=pytest.mark.long),
         pytest.param("NaturalPolicyGradient", "cgopt/Acrobot-v1", marks=pytest.mark.long),
         pytest.param("Reinforce", "cgopt/MountainCarContinuous-v0", marks=pytest.mark.long),
         pytest.param("TRPO", "Acrobot-v1", marks=pytest.mark.long),
@@ -227,6 +243,11 @@ def test_checkpoints_hold_numbers_and_json_only(saved):
 # --- options, logs, callbacks ---------------------------------------------------------------------
 
 
+class WithoutChoice(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gymnasium.spaces.Discrete(1)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -236,6 +257,12 @@ def test_checkpoints_hold_numbers_and_json_only(saved):
         (lambda: TRPO("cgopt/CartPole-v1", value_fit="adan"), ValueError, "adam"),
         (lambda: TRPO("cgopt/CartPole-v1", {"gamma": 0.9}), TypeError, "TRPOConfig"),
         (lambda: TRPO("cgopt/CartPole-v1", n_steps=0), ValueError, "n_steps"),
+        (lambda: TRPO("cgopt/CartPole-v1", normalize_rewards="yes"), TypeError, "normalize_rewards"),
+        (lambda: TRPO("cgopt/CartPole-v1", net_arch=64), TypeError, "net_arch"),
+        (lambda: TRPO("cgopt/CartPole-v1", net_arch=[64, 0]), ValueError, "net_arch"),
+        (lambda: TRPO(gymnasium.make_vec("CartPole-v1", 2), n_steps=0), ValueError, "n_steps"),
+        (lambda: TRPO(lambda: WithoutChoice()), ValueError, "nothing to choose"),
+        (lambda: TRPO("CartPole-v7"), ValueError, "CartPole-v1"),
         (lambda: TRPO("cgopt/CartPole-v1", seed=-1), ValueError, "seed"),
         (lambda: TRPO("cgopt/CartPole-v1").learn(0), ValueError, "total_steps"),
         (lambda: TRPO("cgopt/CartPole-v1").learn(10, callback=3), TypeError, "callback"),
@@ -246,6 +273,13 @@ def test_checkpoints_hold_numbers_and_json_only(saved):
 def test_bad_input_is_named(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_folders_of_a_file_are_made_and_lists_are_options_too(tmp_path):
+    model = TRPO("cgopt/CartPole-v1", net_arch=[8, 8])
+    assert model.config.net_arch == (8, 8)
+    model.save(tmp_path / "some" / "where.safetensors")
+    assert TRPO.load(tmp_path / "some" / "where.safetensors").config == model.config
 
 
 def test_a_config_and_options_over_it():
@@ -284,9 +318,15 @@ def test_callbacks(tmp_path):
 
 def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
     pytest.importorskip("tensorboard")
-    pytest.importorskip("torch")
-    TRPO("cgopt/CartPole-v1", **SMALL).learn(128, log_dir=tmp_path)
-    assert list(tmp_path.glob("events.out.tfevents.*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = []
+    model = TRPO("cgopt/CartPole-v1", **SMALL)
+    model.learn(256, log_dir=tmp_path, callback=lambda _, metrics: seen.append(metrics))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    written = events.Tensors("kl")
+    assert [event.step for event in written] == [metrics["steps"] for metrics in seen]
+    assert [event.tensor_proto.float_val[0] for event in written] == [np.float32(metrics["kl"]) for metrics in seen]
 
 
 def test_progress_is_shown(capsys):

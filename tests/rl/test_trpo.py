@@ -11,10 +11,11 @@ pytest.importorskip("gymnasium", reason='agents need the extra "rl"')
 
 from gymnasium import spaces
 
+from cgopt.optimize import StepStatus
 from cgopt_rl import TRPO, NaturalPolicyGradient, Reinforce, TRPOConfig, evaluate
 from cgopt_rl.on_policy import standardized
 from cgopt_rl.policies import Policy
-from cgopt_rl.trpo import Problem, StepStatus, trust_region_step
+from cgopt_rl.trpo import Problem, trust_region_step
 
 SPACES = {
     "choice": spaces.Discrete(3),
@@ -85,15 +86,15 @@ def test_accepted_steps_rise_within_the_bound(kind, seed, damping, scale):
     """Whatever the unit of the advantages; and the linear prediction is a rise: g's > 0."""
     problem, _ = some_problem(kind, seed=seed, scale=scale)
     step = trust_region_step(problem, TRPOConfig(cg_damping=damping))
-    assert step.predicted_improvement > 0.0
-    assert 0.0 < step.predicted_kl <= 0.01 * (1 + 1e-9)
+    assert step.predicted_decrease > 0.0
+    assert 0.0 < step.predicted_divergence <= 0.01 * (1 + 1e-9)
     if step.status is StepStatus.ACCEPTED:
-        rise, kl = problem.evaluate(step.theta)
+        rise, kl = problem.evaluate(step.x)
         assert rise > 0.0
         assert kl <= 0.01
-        assert (step.improvement, step.kl) == (rise, kl)
+        assert (step.decrease, step.divergence) == (rise, kl)
     else:
-        assert step.theta is problem.theta
+        assert step.x is problem.theta
 
 
 @pytest.mark.parametrize("kind", SPACES)
@@ -101,7 +102,7 @@ def test_units_of_the_advantages_do_not_matter(kind):
     one, _ = some_problem(kind)
     other, _ = some_problem(kind, scale=2.0**60)
     a, b = (trust_region_step(p, TRPOConfig(cg_damping=0.0, cg_max_steps=60)) for p in (one, other))
-    assert a.theta == pytest.approx(b.theta, rel=1e-6, abs=1e-9)
+    assert a.x == pytest.approx(b.x, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", SPACES)
@@ -109,10 +110,10 @@ def test_small_steps_are_as_predicted(kind):
     """For a small bound, KL and rise agree with their predictions, and with the damping's part the bound is used up."""
     problem, _ = some_problem(kind)
     step = trust_region_step(problem, TRPOConfig(target_kl=1e-7, cg_damping=0.01))
-    assert step.kl == pytest.approx(step.predicted_kl, rel=2e-2)
-    damped = step.predicted_kl + 0.5 * 0.01 * np.sum((step.theta - problem.theta) ** 2)
+    assert step.divergence == pytest.approx(step.predicted_divergence, rel=2e-2)
+    damped = step.predicted_divergence + 0.5 * 0.01 * np.sum((step.x - problem.theta) ** 2)
     assert damped == pytest.approx(1e-7 * 0.8 ** (2 * step.shortened), rel=1e-6)
-    assert step.improvement == pytest.approx(step.predicted_improvement, rel=2e-2)
+    assert step.decrease == pytest.approx(step.predicted_decrease, rel=2e-2)
 
 
 def test_direction_solves_the_damped_system():
@@ -122,7 +123,7 @@ def test_direction_solves_the_damped_system():
     F = problem.fisher()
     dense = np.stack([F.matvec(e) for e in np.eye(problem.theta.size)], axis=1)
     s = np.linalg.solve(dense + 0.3 * np.eye(len(dense)), problem.gradient())
-    moved = step.theta - problem.theta
+    moved = step.x - problem.theta
     assert moved / np.linalg.norm(moved) == pytest.approx(s / np.linalg.norm(s), abs=1e-6)
 
 
@@ -153,8 +154,8 @@ def test_steps_that_fail_leave_the_parameters(advantages, config, status):
     with np.errstate(invalid="ignore", over="ignore"):
         step = trust_region_step(problem, TRPOConfig(**config))
     assert step.status is status
-    assert np.array_equal(step.theta, before)
-    assert str(status.value).endswith("stays.")
+    assert np.array_equal(step.x, before)
+    assert str(status.value).endswith("The parameters stay.")
 
 
 def test_advantages_that_do_not_vary_are_zero_and_never_nan():
@@ -247,7 +248,7 @@ def test_exact_steps_improve_monotonically_to_the_optimum(seed):
             break
         step = trust_region_step(mdp.problem(theta), config)
         assert step.status is StepStatus.ACCEPTED
-        theta = step.theta
+        theta = step.x
     assert best - last < 1e-3 * best
 
 
@@ -349,3 +350,28 @@ def test_gauss_newton_fits_better_than_adam():
             value.fit_gauss_newton(obs, targets, 20, 20)
         fits[name] = explained_variance(value(obs).astype(np.float64), targets)
     assert 1.0 - fits["gauss_newton"] < (1.0 - fits["adam"]) / 3.0
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_fit_of_the_value_network_is_adam_on_minibatches(activation):
+    """Against cgopt.nn's gradient and Adam in float64; 300 rows are more than go through the network at once."""
+    import cgopt
+    from cgopt_rl.value import ValueFunction
+
+    rng = np.random.default_rng(0)
+    obs, targets = rng.standard_normal((700, 3)).astype(np.float32), rng.standard_normal(700)
+    value = ValueFunction(3, (16, 8), activation, np.random.default_rng(1))
+    theta = value.theta.astype(np.float64)
+    value.fit_adam(obs, targets, 2, 300, 1e-3)
+
+    orders = np.random.default_rng(1)
+    cgopt_value = ValueFunction(3, (16, 8), activation, orders)  # draws what the start drew, then the orders follow
+    network, loss = cgopt_value.network, cgopt.nn.SquaredError()
+    adam = cgopt.nn.Adam(theta.size, learning_rate=1e-3, dtype=np.float64)
+    for order in [orders.permutation(700) for _ in range(2)]:
+        for start in range(0, 700, 300):
+            rows = order[start : start + 300]
+            at = network.linearize(theta, obs[rows].astype(np.float64))
+            adam.step(theta, 2.0 * at.vjp(loss.gradient(at.output, targets[rows, None])))  # the loss is half the square
+    assert value.t == 6
+    assert value.theta == pytest.approx(theta, rel=2e-4, abs=2e-6)

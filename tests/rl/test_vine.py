@@ -7,10 +7,11 @@ import pytest
 
 pytest.importorskip("gymnasium", reason='agents need the extra "rl"')
 
+import gymnasium
 from gymnasium import spaces
 
 from cgopt_rl import TRPO, VineTRPO, evaluate
-from cgopt_rl.envs import CompiledEnvs
+from cgopt_rl.envs import environments
 from cgopt_rl.normalization import normalizer
 from cgopt_rl.policies import Policy
 from cgopt_rl.trpo import Problem
@@ -154,7 +155,58 @@ def test_vines_learn_and_resume(tmp_path):
 def test_vines_need_a_simulator_that_gives_its_state():
     with pytest.raises(ValueError, match="cgopt/"):
         VineTRPO("CartPole-v1")
+    with pytest.raises(ValueError, match="VectorBatch"):
+        VineTRPO(gymnasium.make_vec("CartPole-v1", 2))
     with pytest.raises(ValueError, match="vine_interval"):
         VineTRPO("cgopt/CartPole-v1", n_steps=100, vine_interval=16)
-    assert isinstance(VineTRPO("cgopt/CartPole-v1", **SMALL).copies, CompiledEnvs)
+    assert VineTRPO("cgopt/CartPole-v1", **SMALL).copies.count == 8 * 2
     assert issubclass(VineTRPO, TRPO)
+
+
+# --- MuJoCo ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mujoco():
+    pytest.importorskip("mujoco", reason='it needs the extra "mujoco"')
+
+
+@pytest.mark.usefixtures("mujoco")
+@pytest.mark.parametrize("id", ["Hopper-v5", "Reacher-v5"])  # Reacher reads what was computed before the step
+def test_a_restored_simulator_goes_on_bit_for_bit(id):
+    """Through the time limit too, whose counter is restored, and through the reset that follows it."""
+    env = environments(id, 2)
+    rng = np.random.default_rng(0)
+    env.reset(np.random.SeedSequence(1))
+    for _ in range(7):
+        env.step(rng.standard_normal((2, env.action_space.shape[0])))
+    saved, copy = env.branch_from(), env.copies(2)
+    assert np.array_equal(copy.branch_at(saved), saved["obs"])
+    ended = 0
+    for _ in range(60):
+        actions = rng.standard_normal((2, env.action_space.shape[0]))
+        ours, theirs = env.step(actions), copy.step(actions)
+        for one, other in zip(ours, theirs, strict=True):
+            assert np.array_equal(one, other)
+        ended += int((ours.terminated | ours.truncated).sum())
+    assert ended > 0
+    env.close()
+    copy.close()
+
+
+@pytest.mark.usefixtures("mujoco")
+def test_vines_on_mujoco():
+    """Common random numbers, all steps counted, roots where the trunk was; wrappers with a state are refused."""
+    options = {**SMALL, "n_envs": 1, "n_steps": 16, "rollout_length": 10, "vine_actions": 3}
+    model = VineTRPO("InvertedPendulum-v5", seed=0, **options)
+    states, actions, Q, norm = grown(model)
+    assert Q.shape == (2, 3)
+    assert (np.ptp(model._grow_vines(states, np.repeat(actions[:, :1], 3, axis=1), norm), axis=1) == 0).all()
+    assert (Q > 0).all()
+    model = VineTRPO("InvertedPendulum-v5", seed=0, **options).learn(1)
+    assert model.steps == 16 + 2 * 3 * 10
+    again = VineTRPO("InvertedPendulum-v5", seed=0, **options).learn(1)
+    assert np.array_equal(model.theta, again.theta)
+    wrapped = gymnasium.wrappers.NormalizeObservation(gymnasium.make("InvertedPendulum-v5"))
+    with pytest.raises(ValueError, match="NormalizeObservation"):
+        VineTRPO(wrapped, **options)

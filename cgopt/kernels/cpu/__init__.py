@@ -13,8 +13,19 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, SortedCSR, Work
-from . import aggregation, factorization, interpreted, many, multigrid, products, smoothing, sweeps, updates
+from ..layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, RoundedCSR, SortedCSR, Work
+from . import (
+    aggregation,
+    factorization,
+    interpreted,
+    many,
+    multigrid,
+    ordering,
+    products,
+    smoothing,
+    sweeps,
+    updates,
+)
 from .batched import solve_batch
 from .block import block_advance, block_gram, block_reduce, block_turn
 from .compile import CONTRACT, compiled, helper
@@ -78,6 +89,7 @@ __all__ = [
     "multigrid",
     "multiply",
     "multiply_many",
+    "ordering",
     "residual",
     "residual_many",
     "rows_of_dia",
@@ -108,6 +120,7 @@ NAMES = {
     DIA: "dia",
     HalfDIA: "half_dia",
     HalfCSR: "half_csr",
+    RoundedCSR: "rounded",
 }
 PYTHON = "python"
 SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import CONTRACT, compiled, inline, pair
+from .compile import CONTRACT, chunk, compiled, inline, pair
 
 NONE = -1
 SMALLEST_PIVOT = 1e-14  # of a matrix with unit diagonal
@@ -57,19 +57,25 @@ def _permuted_upper(
     return total
 
 
-def _transpose(ptr: Any, columns: Any, values: Any, new_ptr: Any, new_columns: Any, new_values: Any) -> None:
-    """Rows of the transpose, columns ascending; `new_ptr` is zero on entry."""
-    n = ptr.shape[0] - 1
-    for k in range(ptr[n]):
-        new_ptr[columns[k] + 1] += 1
+def _transpose(
+    start: Any, stop: Any, rows: Any, values: Any, new_ptr: Any, new_columns: Any, new_values: Any
+) -> None:
+    """Rows of a matrix whose columns lie from ``start[j]`` to ``stop[j]``; `new_ptr` is zero on entry.
+
+    Columns come out ascending whatever the order of the rows within a column.
+    """
+    n = stop.shape[0]
+    for j in range(n):
+        for e in range(start[j], stop[j]):
+            new_ptr[rows[e] + 1] += 1
     for i in range(n):
         new_ptr[i + 1] += new_ptr[i]
     place = new_ptr.copy()
-    for i in range(n):
-        for k in range(ptr[i], ptr[i + 1]):
-            j = columns[k]
-            new_columns[place[j]], new_values[place[j]] = i, values[k]
-            place[j] += 1
+    for j in range(n):
+        for e in range(start[j], stop[j]):
+            i = rows[e]
+            new_columns[place[i]], new_values[place[i]] = j, values[e]
+            place[i] += 1
 
 
 def _pivots(ptr: Any, columns: Any, values: Any, diagonal: Any, relaxation: Any, pivots: Any) -> Any:
@@ -100,6 +106,31 @@ def link(head: Any, following: Any, row: Any, column: Any) -> None:
     head[row] = column
 
 
+@chunk(CONTRACT)
+def nth_smallest(values: Any, count: Any, k: Any) -> Any:
+    """The number that has k smaller ones (or equal ones) before it, by Hoare's selection; `values` is permuted."""
+    low, high = 0, count - 1
+    while low < high:
+        middle = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < middle:
+                i += 1
+            while values[j] > middle:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            break
+    return values[k]
+
+
 def _factor_columns(
     ptr: Any,
     columns: Any,
@@ -107,7 +138,7 @@ def _factor_columns(
     low: Any,
     high: Any,
     linked: Any,
-    fill: Any,
+    filled: Any,
     drop: Any,
     relaxation: Any,
     start: Any,
@@ -119,18 +150,21 @@ def _factor_columns(
     head: Any,
     following: Any,
 ) -> Any:
-    """Columns low to high of an incomplete Cholesky factor, left-looking; returns the first that breaks down, or -1.
+    """Columns `low` to `high` of an incomplete Cholesky factor, from the left; the column that breaks down, or `NONE`.
 
     ``ptr, columns, values`` is the strict upper triangle by rows, that is the lower one by columns, of a matrix with
     unit diagonal; ``pivots`` holds its diagonal on entry (with what is dropped in other columns added on the way), and
-    that of the factor at the end. Column j is stored from ``start[j]`` to ``stop[j]``, its rows ascending, without the
-    diagonal. Columns are linked to later rows below `linked` only. With ``fill < 0`` the pattern is A's own; otherwise
-    a column keeps its largest entries, `fill` more than A's has, none below `drop` times the norm of A's column.
+    that of the factor at the end. Column j is stored from ``start[j]`` to ``stop[j]``, without the diagonal; of its
+    entries from ``nextup[j]`` on, the first has the lowest row, and the others come in any order: finding the next
+    lowest while they are read costs less than sorting. Columns are linked to later rows below `linked` only. If not
+    `filled`, the pattern is A's own; otherwise a column keeps its largest entries, as many as there is room for before
+    ``start[j + 1]``, none below `drop` times the norm of A's column.
     """
     n = ptr.shape[0] - 1
     work = np.zeros(n)
-    seen = np.full(n, NONE)
-    pattern = np.empty(n, np.int64)
+    seen = np.full(n, NONE, rows.dtype)
+    pattern = np.empty(n, rows.dtype)
+    sizes = np.empty(n)
     for j in range(low, high):
         count = 0
         norm = 1.0
@@ -141,22 +175,23 @@ def _factor_columns(
             pattern[count] = i
             count += 1
             norm += values[e] * values[e]
-        own = count
         k = head[j]
         while k != NONE:
             after = following[k]
-            e = nextup[k]
-            ljk = entries[e]
-            e += 1
-            nextup[k] = e
-            if e < stop[k] and rows[e] < linked:
-                link(head, following, rows[e], k)
-            while e < stop[k]:
+            first = nextup[k]
+            end = stop[k]
+            ljk = np.float64(entries[first])
+            first += 1
+            nextup[k] = first
+            lowest, place = n, first
+            for e in range(first, end):
                 i = rows[e]
-                term = ljk * entries[e]
+                if i < lowest:
+                    lowest, place = i, e
+                term = ljk * np.float64(entries[e])
                 if seen[i] == j:
                     work[i] -= term
-                elif fill >= 0:
+                elif filled:
                     seen[i] = j
                     work[i] = -term
                     pattern[count] = i
@@ -164,54 +199,61 @@ def _factor_columns(
                 else:  # fill outside the pattern
                     pivots[i] -= relaxation * term
                     pivots[j] -= relaxation * term
-                e += 1
+            if first < end:
+                rows[place], rows[first] = rows[first], rows[place]
+                entries[place], entries[first] = entries[first], entries[place]
+                if lowest < linked:
+                    link(head, following, lowest, k)
             k = after
-        limit = count
-        if fill >= 0:
+        least = 0.0  # what is kept is larger than the bound, and no smaller than this
+        most = count
+        if filled:
             bound = drop * np.sqrt(norm)
             kept = 0
             for c in range(count):
                 i = pattern[c]
-                if abs(work[i]) > bound:
-                    pattern[kept] = i
+                size = abs(work[i])
+                if size > bound:
+                    pattern[kept], sizes[kept] = i, size
                     kept += 1
                 else:
                     pivots[i] += relaxation * work[i]
                     pivots[j] += relaxation * work[i]
-            limit = kept
-            most = own + fill
-            if kept > most:
-                sizes = np.empty(kept)
-                for c in range(kept):
-                    sizes[c] = abs(work[pattern[c]])
-                sizes.sort()
-                least = sizes[kept - most]
-                limit = 0
-                for c in range(kept):
-                    i = pattern[c]
-                    if abs(work[i]) >= least and limit < most:
-                        pattern[limit] = i
-                        limit += 1
-                    else:
-                        pivots[i] += relaxation * work[i]
-                        pivots[j] += relaxation * work[i]
-            pattern[:limit].sort()
+            count = kept
+            most = start[j + 1] - start[j]
+            if count > most:
+                least = nth_smallest(sizes, count, count - most)
+        limit = 0
+        for c in range(count):
+            i = pattern[c]
+            if limit < most and abs(work[i]) >= least:
+                pattern[limit] = i
+                limit += 1
+            else:
+                pivots[i] += relaxation * work[i]
+                pivots[j] += relaxation * work[i]
         pivot = pivots[j]
         if not pivot > SMALLEST_PIVOT:
             return j
         root = np.sqrt(pivot)
         pivots[j] = root
-        e = start[j]
+        first = start[j]
+        lowest, place = n, first
         for c in range(limit):
             i = pattern[c]
             lij = work[i] / root
+            e = first + c
             rows[e], entries[e] = i, lij
             pivots[i] -= lij * lij
-            e += 1
-        stop[j] = e
-        nextup[j] = start[j]
-        if e > start[j] and rows[start[j]] < linked:
-            link(head, following, rows[start[j]], j)
+            if i < lowest:
+                lowest, place = i, e
+        stop[j] = first + limit
+        nextup[j] = first
+        if limit:
+            rows[place], rows[first] = rows[first], rows[place]
+            entries[place], entries[first] = entries[first], entries[place]
+            if lowest < linked:
+                link(head, following, lowest, j)
     return NONE
 
 
@@ -224,7 +266,7 @@ def factor_parts(
     columns: Any,
     values: Any,
     parts: Any,
-    fill: Any,
+    filled: Any,
     drop: Any,
     relaxation: Any,
     start: Any,
@@ -249,7 +291,7 @@ def factor_parts(
             parts[t],
             parts[t + 1],
             parts[-1],
-            fill,
+            filled,
             drop,
             relaxation,
             start,

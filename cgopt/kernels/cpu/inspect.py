@@ -70,9 +70,9 @@ def _survey(indptr: Any, indices: Any, offsets: Any) -> Any:
     """
     same = 0
     count = 0
-    last = 0
     before = np.int64(-1)
     n = indptr.shape[0] - 1
+    seen = np.zeros(2 * n, np.bool_)
     for i in range(n):
         row = np.int64(indptr[i + 1]) - np.int64(indptr[i])
         if row == before:
@@ -81,23 +81,13 @@ def _survey(indptr: Any, indices: Any, offsets: Any) -> Any:
         if count >= 0:
             for k in range(indptr[i], indptr[i + 1]):
                 o = np.int64(indices[k]) - i
-                found = False
-                for d in range(count):
-                    # start where the last one was found: neighbours repeat the pattern
-                    e = last + d
-                    if e >= count:
-                        e -= count
-                    if offsets[e] == o:
-                        found = True
-                        last = e + 1 if e + 1 < count else 0
-                        break
-                if not found:
+                if not seen[n + o]:
                     if count == offsets.shape[0]:
                         count = -1
                         break
+                    seen[n + o] = True
                     offsets[count] = o
                     count += 1
-                    last = 0
     return same, count
 
 
@@ -229,7 +219,9 @@ def diagonal(A: Layout, n: int) -> Any:
     """The diagonal of a layout as a new (n,) array."""
     if isinstance(A, Dense | DenseLower):
         return A.values.diagonal().copy()
-    if isinstance(A, DIA | HalfDIA):
+    if isinstance(A, HalfDIA):
+        return A.diagonal.copy()
+    if isinstance(A, DIA):
         main = np.flatnonzero(A.offsets == 0)
         return A.data[main[0]].copy() if main.size else np.zeros(n, A.data.dtype)
     out = np.zeros(n, A.data.dtype)
