@@ -21,14 +21,14 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco \
-    test-gpu bench-gpu lint-gpu docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c \
+    learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent learn-dqn learn-key-door test-gpu bench-gpu lint-gpu docs lint clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
-	    while IFS='|' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
 
 demo: $(call extra,demo) ## solve a system, train a policy, print what happened, draw both
 	@$(bin)/cgopt demo $(ARGS)
@@ -55,6 +55,12 @@ bench-rl: $(call extra,bench-rl) ## training speed beside sb3-contrib, Fisher pr
 learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, and record the returns
 	@$(bin)/python -m benchmarks.learning classic $(ARGS)
 
+learn-dqn: $(call extra,box2d) ## DQN on classic control and LunarLander with 10 seeds each; may be stopped, goes on
+	@$(bin)/python -m benchmarks.learning dqn $(ARGS)
+
+learn-key-door: $(call extra,rl) ## two rooms with key and door: hierarchical and flat agents, 5 seeds each
+	@$(bin)/python -m benchmarks.learning key-door $(ARGS)
+
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
 
@@ -66,6 +72,12 @@ learn-ddpg: $(call extra,rl) ## DDPG on the pendulum, 10 seeds
 
 learn-ddpg-mujoco: $(call extra,mujoco) ## DDPG on MuJoCo, 2 seeds; goes on (ARGS='--minutes 10', ARGS='--steps 1000000')
 	@$(bin)/python -m benchmarks.learning ddpg-mujoco $(ARGS)
+
+learn-autoencoder: $(call extra,test) ## Hessian-free against Adam, NAG and L-BFGS on the digits (ARGS='mnist --minutes 30')
+	@$(bin)/python -m benchmarks.autoencoder $(or $(ARGS),digits)
+
+learn-recurrent: $(call extra,test) ## Hessian-free against NAG on long delays; may be stopped, goes on (ARGS='--minutes 30')
+	@$(bin)/python -m benchmarks.recurrent $(ARGS)
 
 # CuPy for the CUDA version of the machine: make test-gpu CUDA=cuda12
 CUDA ?= cuda13

@@ -1,4 +1,4 @@
-"""Public test problems: symmetric positive definite matrices with a known origin, size and difficulty.
+"""Public test problems: symmetric positive definite matrices with a known origin, size and difficulty; sequences.
 
 ===========================  ======================================================================
 name                         what it is
@@ -16,6 +16,10 @@ name                         what it is
 `kernel_matrix`              dense covariance matrix of a Gaussian process
 `hilbert`                    dense, and as badly conditioned as matrices get
 `pyamg_example`              the SPD examples that PyAMG ships
+`addition`                   sequences for recurrent networks: two marked numbers among many
+`multiplication`             the same, multiplied
+`temporal_order`             sequences: two symbols among distractors
+`five_bit_memory`            sequences: five bits to be repeated after a silence
 `load`, `available`          matrices in Matrix Market and .npz files, found by path or by name
 ===========================  ======================================================================
 
@@ -29,20 +33,26 @@ from cgopt.gallery.files import available, load, pyamg_example
 from cgopt.gallery.finite_elements import elasticity, unstructured_poisson, wathen
 from cgopt.gallery.graphs import graph_laplacian, trefethen
 from cgopt.gallery.grids import anisotropic_diffusion, poisson, poisson_eigenvalues
+from cgopt.gallery.sequences import Sequences, addition, five_bit_memory, multiplication, temporal_order
 
 __all__ = [
+    "Sequences",
+    "addition",
     "anisotropic_diffusion",
     "available",
     "elasticity",
+    "five_bit_memory",
     "graph_laplacian",
     "hilbert",
     "kernel_matrix",
     "load",
+    "multiplication",
     "poisson",
     "poisson_eigenvalues",
     "prescribed_spectrum",
     "pyamg_example",
     "strakos_spectrum",
+    "temporal_order",
     "trefethen",
     "unstructured_poisson",
     "wathen",

@@ -60,13 +60,14 @@ class DIA(NamedTuple):
 
 
 class HalfDIA(NamedTuple):
-    """The main diagonal of a real symmetric matrix and those above it, ``offsets[0] = 0`` first, in rising order.
+    """The main diagonal of a real symmetric matrix, and those above it with positive offsets in rising order.
 
     ``data[d, i]`` is the entry in row i, column ``i + offsets[d]``, and the one in row ``i + offsets[d]``, column i.
     """
 
     offsets: Array
     data: Array
+    diagonal: Array
 
 
 class HalfCSR(NamedTuple):
@@ -78,7 +79,17 @@ class HalfCSR(NamedTuple):
     diagonal: Array
 
 
-Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA | HalfCSR
+class RoundedCSR(NamedTuple):
+    """`SortedCSR` without the diagonal, which stands apart, so that it can be of higher precision than the rest."""
+
+    indptr: Array
+    indices: Array
+    data: Array
+    place: Array
+    diagonal: Array
+
+
+Layout = Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA | HalfCSR | RoundedCSR
 
 
 class Work(NamedTuple):

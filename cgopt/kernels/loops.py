@@ -11,6 +11,8 @@ The recurrence is that of Hestenes and Stiefel (1952). What is added to it:
 * the recursive residual is replaced by the true one when the bound on their distance passes sqrt(u) ||r||
   (van der Vorst and Ye, SIAM J. Sci. Comput. 22, 2000), so that the target is met on
   matrices where the recursion alone would stop short of it;
+* where products are made with a rounded copy of the matrix, also whenever the norm has fallen tenfold (the reliable
+  updates of Clark et al., Comput. Phys. Commun. 181, 2010);
 * two checks in a row without progress end the solve as stagnated;
 * non-positive curvature ends it with the direction that showed it.
 
@@ -66,9 +68,11 @@ DP = 18  # d'Pp
 PNORM = 19  # p'Pp
 DECREASE = 20  # of the quadratic model
 PQ = 21  # p'Ap at an end on the boundary
-SCALARS = 22
+PEAK = 22  # largest r'r since the true residual was taken
+DROP = 23  # the true residual is taken when r'r <= DROP PEAK; 0 where products are made with the matrix itself
+SCALARS = 24
 
-NOTHING, DRIFTED, STOOD_STILL, CLAIMED = range(4)  # events, in rising order of weight
+NOTHING, DRIFTED, DROPPED, STOOD_STILL, CLAIMED = range(5)  # events, in rising order of weight
 
 # Columns of the log, one row an iteration.
 LOG_RR, LOG_RZ, LOG_ALPHA, LOG_BETA = range(4)
@@ -117,19 +121,21 @@ def note_step(alpha: float, rr: float, rz: float, xx: float, pp: float, s: Any) 
     Returns
     -------
     event : int
-        NOTHING, DRIFTED, STOOD_STILL or CLAIMED.
+        NOTHING, DRIFTED, DROPPED, STOOD_STILL or CLAIMED.
     """
     unit, gap = s[UNIT], s[GAP]
     # |alpha p| <= u |x|: the step is below the rounding of x
     s[STILL] = s[STILL] + 1.0 if alpha * alpha * s[PP] <= unit * unit * xx else 0.0
     s[GAP] = gap + unit * (s[NORM_A] * sqrt(xx) + sqrt(rr))  # van der Vorst and Ye 2000
     crossed = gap * gap <= unit * s[RR] and s[GAP] * s[GAP] > unit * rr
-    s[RR], s[RZ], s[XX], s[PP] = rr, rz, xx, pp
+    s[RR], s[RZ], s[XX], s[PP], s[PEAK] = rr, rz, xx, pp, max(s[PEAK], rr)
     if rr <= s[TARGET]:
         return CLAIMED
     if s[STILL] >= s[PATIENCE]:
         return STOOD_STILL
-    if crossed and s[GAP] > 1.1 * s[GAP0]:
+    if rr <= s[DROP] * s[PEAK]:
+        return DROPPED
+    if s[DROP] == 0.0 and crossed and s[GAP] > 1.1 * s[GAP0]:
         return DRIFTED
     return NOTHING
 
@@ -137,7 +143,7 @@ def note_step(alpha: float, rr: float, rz: float, xx: float, pp: float, s: Any) 
 def judge(true: float, event: int, s: Any) -> tuple[int, bool]:
     """Judge the true r'r that an event called for: a code, and whether to start again from the true residual."""
     recursive = s[RR]
-    s[RR] = true
+    s[RR] = s[PEAK] = true
     s[GAP] = s[GAP0] = s[UNIT] * s[NORM_A] * sqrt(s[XX])
     s[CHECKS] += 1.0
     if true <= s[TARGET]:
@@ -154,7 +160,7 @@ def judge(true: float, event: int, s: Any) -> tuple[int, bool]:
         s[PATIENCE] *= 2.0
     # The next direction is conjugate only if p'r = r'z. Where the residual that replaces the recursive one differs by
     # more than a little, keeping p would carry the mismatch on from step to step, with every alpha too large.
-    return RUNNING, event != DRIFTED or abs(true - recursive) > 1e-3 * recursive
+    return RUNNING, event > DROPPED or abs(true - recursive) > 1e-3 * recursive
 
 
 def cg_steps(A, E, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
@@ -192,7 +198,8 @@ def cg_steps(A, E, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # ty
     rv, zv, pv, qv = Vr[0][:m], Vr[1][:m], Vr[2][:m], Vr[3][:m]
     if first:
         s[RZ], s[PP] = restart(M, rv, zv, pv, wr)  # z = M r,  p = z,  r'z,  p'p
-        s[RZ0] = s[RZ]
+        if s[RZ0] == 0.0:  # (not where a solve goes on with another matrix)
+            s[RZ0] = s[RZ]
         if not 0.0 < s[RZ] < float("inf"):
             return product_code(s[RZ]), 0
     for k in range(steps):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfCSR, HalfDIA, Hierarchy, SortedCSR
+from .layouts import CSR, DIA, WINDOW, Dense, DenseLower, HalfCSR, HalfDIA, Hierarchy, RoundedCSR, SortedCSR
 
 
 def product(A: Any, p: Any) -> Any:
@@ -27,7 +27,7 @@ def product(A: Any, p: Any) -> Any:
     if isinstance(A, (CSR, SortedCSR)):
         out = np.zeros(p.shape, np.result_type(A.data, p))
         for i in range(p.shape[0]):
-            row = i - i % WINDOW + A.place[i] if isinstance(A, SortedCSR) else i
+            row = i - i % WINDOW + int(A.place[i]) if isinstance(A, SortedCSR) else i
             entries = slice(A.indptr[i], A.indptr[i + 1])
             out[row] = A.data[entries] @ p[A.indices[entries]]
         return out
@@ -49,11 +49,13 @@ def product(A: Any, p: Any) -> Any:
         return out
     if isinstance(A, HalfDIA):
         n = p.shape[0]
-        out = (A.data[0] * p.T).T
-        for offset, diagonal in zip(A.offsets[1:], A.data[1:], strict=True):
+        out = (A.diagonal * p.T).T
+        for offset, diagonal in zip(A.offsets, A.data, strict=True):
             out[: n - offset] += (diagonal[: n - offset] * p[offset:].T).T
             out[offset:] += (diagonal[: n - offset] * p[: n - offset].T).T
         return out
+    if isinstance(A, RoundedCSR):
+        return (A.diagonal * p.T).T + product(SortedCSR(*A[:4]), p)
     return A.matvec(p)
 
 

@@ -30,6 +30,8 @@ class System:
     ----------
     layout, exact : Layout or Operator
         What products are made with, and true residuals; hold ``2**exponent A``.
+    rounded : Layout or None
+        What a solve for one right-hand side multiplies by instead, correcting what that does to the residual.
     kind : {"identity", "diagonal", "factor", "eisenstat", "python"}
         What the preconditioner is: with all but the last, the whole loop is compiled.
     norm : float
@@ -67,18 +69,21 @@ class System:
         elif isinstance(preconditioner, Factored):
             own = preconditioner.eisenstat is not None and preconditioner.operator.same_matrix(operator)
             self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent
-        self.layout = self.exact
+        self.layout, self.rounded = self.exact, None
         if isinstance(operator, MatrixOperator) and self.kind != "eisenstat":  # whose sweeps make the product
             self.layout = formats.for_loop(operator.layout, operator.wanted)
             if not isinstance(self.layout, HalfCSR):
                 self.exact = self.layout
+            self.rounded = formats.rounded(self.layout) if operator.wanted == "float32" else None
         # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
         self.exponent_m = -self.exponent if exponent_m is None else exponent_m
 
     @property
     def nbytes(self) -> int:
         """Bytes of the matrix beside those that the operator holds."""
-        return sum(int(a.nbytes) for a in self.layout) if isinstance(self.layout, HalfCSR) else 0
+        own = list(self.layout) if isinstance(self.layout, HalfCSR) else []
+        own += [a for a in self.rounded or () if not any(a is b for b in self.layout)]
+        return sum(int(a.nbytes) for a in own)
 
     def formats(self, columns: int) -> tuple[str, str]:
         """Names of the layouts that products and true residuals are made with."""
@@ -104,8 +109,8 @@ class System:
         # Eisenstat need no product, but carry A p of their own.
         streams = 11 + {"identity": 0, "diagonal": 2, "python": 4, "factor": 14, "eisenstat": 10}[self.kind]
         matrix = self.operator.nbytes
-        if columns == 1 and isinstance(self.layout, HalfCSR):
-            matrix = self.nbytes
+        if columns == 1 and (self.rounded is not None or isinstance(self.layout, HalfCSR)):
+            matrix = sum(int(a.nbytes) for a in self.rounded or self.layout)
         if isinstance(self.preconditioner, Factored) and self.kind == "factor":
             matrix += 2 * (self.preconditioner.factor.data.nbytes + self.preconditioner.factor.indices.nbytes)
         elif isinstance(self.preconditioner, Factored) and self.preconditioner.eisenstat is not None:
@@ -180,7 +185,11 @@ class Workspace:
         if self.kind in cpu.SWEEPING and (columns > 1 or complex_):
             self.kind = "python"
         self.M = self._preconditioner(system, doubled=complex_)
-        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(*system.formats(columns), self.kind)
+        layout, exact = system.formats(columns)
+        self.steps = (cpu.cg_steps_many if columns > 1 else cpu.cg_steps)(layout, exact, self.kind)
+        self.rounded_steps = self.steps
+        if columns == 1 and system.rounded is not None:
+            self.rounded_steps = cpu.cg_steps(cpu.layout_name(system.rounded), exact, self.kind)
 
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner

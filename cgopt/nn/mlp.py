@@ -13,7 +13,7 @@ side, as an array (samples, k, units): the same matrix products with k times the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Self
 
@@ -352,21 +352,47 @@ class MLPLinearization:
         -------
         (n,) array
         """
-        u = as_output_direction(u, self.output.shape, self.dtype)
-        if u.ndim != 2:
-            raise ValueError(f"u must have the outputs' shape {self.output.shape}, got {u.shape}")
         out = (
             np.empty(self.n, self.dtype, like=self.theta)
             if out is None
             else require_buffer(out, (self.n,), self.dtype, "out")
         )
-        delta = u
-        for layer in range(len(self._d) - 1, -1, -1):
-            block, d = self.network.blocks[layer], self._d[layer]
-            delta = delta if d is None else delta * d
-            np.matmul(np.square(self._h1[layer]).T, np.square(delta), out=block.of(out))
-            delta = delta @ block.of(self.theta)[:-1].T
+        for layer, delta in self._deltas(u):
+            np.matmul(np.square(self._h1[layer]).T, np.square(delta), out=self.network.blocks[layer].of(out))
         return out
+
+    def kronecker_factors(self, u: Array) -> list[tuple[Array, Array]]:
+        """Second moments of every layer's input ``[h 1]`` and of its delta, for samples' gradients u in the outputs.
+
+        With u drawn from the model, their Kronecker products approximate the layers' blocks of the Fisher matrix
+        (Martens and Grosse 2015, section 3), as `cgopt.preconditioners.Kronecker` takes them.
+
+        Parameters
+        ----------
+        u : (samples, n_outputs) array
+
+        Returns
+        -------
+        list of ((rows, rows), (units, units)) arrays
+            In the order of the layers.
+        """
+        factors, share = [], self.dtype.type(1.0 / self.samples)
+        for layer, delta in self._deltas(u):
+            h1 = self._h1[layer]
+            factors.append((share * (h1.T @ h1), share * (delta.T @ delta)))
+        return factors[::-1]
+
+    def _deltas(self, u: Array) -> Iterator[tuple[int, Array]]:
+        """Layers from the last to the first, with their deltas."""
+        u = as_output_direction(u, self.output.shape, self.dtype)
+        if u.ndim != 2:
+            raise ValueError(f"u must have the outputs' shape {self.output.shape}, got {u.shape}")
+        for layer in range(len(self._d) - 1, -1, -1):
+            d = self._d[layer]
+            delta = u if d is None else u * d
+            yield layer, delta
+            if layer:
+                u = delta @ self.network.blocks[layer].of(self.theta)[:-1].T
 
     def second_order(self, u: Array) -> SecondOrder:
         """What full Hessian products need of the function ``sum(u * output)``; see `SecondOrder`."""

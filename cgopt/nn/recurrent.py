@@ -19,8 +19,9 @@ import numpy as np
 
 from ..arguments import Seed, one_of, real_number, whole_number
 from ..arrays import Array, on_device
+from ..kernels import cpu
 from .activations import Activation, as_activation
-from .network import Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
+from .network import Block, Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
 
 MATCHED = ("tanh", "logistic")
 
@@ -62,6 +63,8 @@ class RNN(Network):
                 ("W_out", "b_out", self.n_hidden, self.n_outputs),
             ]
         )
+        inputs = self.blocks[0].rows + self.n_hidden
+        self.core = Block("[W_in; b_in; W_rec]", None, 0, inputs, self.n_hidden)  # as one block: they lie together
 
     def init(
         self,
@@ -153,17 +156,18 @@ class RNNLinearization:
     def __init__(self, network: RNN, theta: Array, X: Array) -> None:
         self.network = network
         self.n, self.dtype, self.samples, self.steps = network.n, theta.dtype, X.shape[0], X.shape[1]
-        shape = (self.steps, self.samples)
-        self._x1 = np.ones((*shape, network.n_inputs + 1), self.dtype)  # [x_t 1]
-        self._h1 = np.ones((self.steps + 1, self.samples, network.n_hidden + 1), self.dtype)  # [h_0 1], [h_1 1], ...
-        self._h1[0, :, :-1] = 0.0
-        self._d = np.ones((*shape, network.n_hidden), self.dtype)  # f'(a_t)
+        inputs, units = network.n_inputs, network.n_hidden
+        # Rows [x_t 1 h_{t-1}], as the core [W_in; b_in; W_rec] multiplies them; h_T in one more step.
+        self._s = np.zeros((self.steps + 1, self.samples, inputs + 1 + units), self.dtype)
+        self._s[:, :, inputs] = 1.0
+        self._d = np.ones((self.steps, self.samples, units), self.dtype)  # f'(a_t)
+        self._buffers: dict[int, tuple[Array, Array, Array]] = {}
         self.update(theta, X)
 
     @property
     def hidden(self) -> Array:
         """The states h_1, h_2, ..., (steps, samples, n_hidden)."""
-        return self._h1[1:, :, :-1]
+        return self._s[1:, :, self.network.n_inputs + 1 :]
 
     def update(self, theta: Array, X: Array | None = None) -> Self:
         """Linearise anew, at another theta or on another batch of the same size.
@@ -186,24 +190,43 @@ class RNNLinearization:
         if X is not None:
             if np.shape(X) != (self.samples, self.steps, self.network.n_inputs):
                 raise ValueError(f"X must have shape {(self.samples, self.steps, self.network.n_inputs)}")
-            self._x1[..., :-1] = X.transpose(1, 0, 2)
-        into, recur, onto = (block.of(theta) for block in self.network.blocks)
-        f = self.network.activation
-        A = self._x1 @ into
+            self._s[:-1, :, : self.network.n_inputs] = X.transpose(1, 0, 2)
+        core, f = self.network.core.of(theta), self.network.activation
+        a = self._buffer(1)[2]
         for t in range(self.steps):
-            A[t] += self._h1[t, :, :-1] @ recur
-            if f is None:
-                self.hidden[t] = A[t]
-            else:
-                f.apply(A[t], out=self.hidden[t])
-        if f is not None:
-            f.derivative(self.hidden, out=self._d)
-        self.output = self._leave((self._read(self._h1[1:]) @ onto)[:, :, None])[..., 0, :]
+            np.matmul(self._s[t], core, out=a)  # a_t = [x_t 1 h_{t-1}][W_in; b_in; W_rec]
+            if f is not None:
+                f.apply(a, out=a)
+                f.derivative(a, out=self._d[t])
+            self.hidden[t] = a
+        self.output = self._leave(self._out(self.network.blocks[-1].of(theta))[:, :, None])[..., 0, :]
         return self
+
+    def _buffer(self, k: int) -> tuple[Array, Array, Array]:
+        """For R{h} and adjoints of k vectors, (steps, samples, k, n_hidden), and for one step; the last are kept."""
+        if k not in self._buffers:
+            self._buffers = {j: kept for j, kept in self._buffers.items() if j == 1}
+            shape = (self.samples, k, self.network.n_hidden) if k > 1 else (self.samples, self.network.n_hidden)
+            self._buffers[k] = (
+                np.empty((self.steps, *shape), self.dtype),
+                np.empty((self.steps, *shape), self.dtype),
+                np.empty(shape, self.dtype),
+            )
+        return self._buffers[k]
+
+    def _rows(self) -> Array:
+        """Rows [x_t 1 h_{t-1}] of all steps and samples."""
+        return self._s[:-1].reshape(-1, self._s.shape[-1])
 
     def _read(self, states: Array) -> Array:
         """The states that have outputs."""
         return states if self.network.outputs == "all" else states[-1:]
+
+    def _out(self, block: Array) -> Array:
+        """``[h 1] block`` for the states that have outputs."""
+        z: Array = self._read(self.hidden) @ block[:-1]
+        z += block[-1]
+        return z
 
     def _leave(self, z: Array) -> Array:
         """Outputs from (steps, samples, k, units) as they are inside to (samples, steps, k, units)."""
@@ -218,7 +241,7 @@ class RNNLinearization:
     def jvp(self, v: Array, out: Array | None = None) -> Array:
         """``J v`` for v (n,) or (n, k); of the outputs' shape, k before the last axis."""
         v = as_direction(v, self.n, self.dtype)
-        z = self._leave(self._forward(v)[2])
+        z = self._leave(self._forward(v)[1])
         z = z if v.ndim == 2 else z[..., 0, :]
         if out is None:
             return z
@@ -230,60 +253,80 @@ class RNNLinearization:
         u = as_output_direction(u, self.output.shape, self.dtype)
         shape = (self.n,) if u.ndim == self.output.ndim else (self.n, u.shape[-2])
         out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
-        self._gradients(self._enter(u), self._backward(self._enter(u)), out)
+        delta = self._enter(u)
+        self._gradients(delta, self._backward(delta), out)
         return out
 
     def gauss_newton(self, v: Array, M: Any, structural: float, out: Array) -> None:
         """Write ``J' M J v + structural / samples * J_a' S J_a v`` to `out`: one pass forward, one back."""
-        ra, rh, rz = self._forward(as_direction(v, self.n, self.dtype))
+        rh, rz = self._forward(as_direction(v, self.n, self.dtype))
         u = self._leave(rz)
         M.multiply(u if v.ndim == 2 else u[..., 0, :])
-        f = self.network.activation
-        # What is added to the adjoint of h is multiplied by f'(a) on its way to a: so R{a} stands for S = f'(a), and
-        # R{h} = f'(a) R{a} for the squared distance, whose S is f'(a)^2.
-        pull = ra if f is not None and f.name in MATCHED else rh
+        f, scale = self.network.activation, structural / self.samples
         delta = self._enter(u if v.ndim == 2 else u[..., 0, :])
-        self._gradients(delta, self._backward(delta, self.dtype.type(structural / self.samples) * pull), out)
+        # S R{a} is R{h} = f'(a) R{a} for S = f'(a), the adjoint of a; for the squared distance, whose S is f'(a)^2,
+        # R{h} is the adjoint of h, to be multiplied by f'(a) on its way to a.
+        matched = f is not None and f.name in MATCHED
+        back = self._backward(delta, None if matched else rh, rh if matched else None, scale)
+        self._gradients(delta, back, out)
 
-    def _forward(self, v: Array) -> tuple[Array, Array, Array]:
-        """R{a} and R{h}, (steps, samples, k, n_hidden), and R{z}, (steps, samples, k, n_outputs)."""
-        into, recur, onto = self.network.blocks
+    def _forward(self, v: Array, ra: Array | None = None) -> tuple[Array, Array]:
+        """R{h}, (steps, samples, k, n_hidden), and R{z}, (steps, samples, k, n_outputs); R{a} to `ra` where wanted.
+
+        R{h} lies in a buffer, until the next product.
+        """
+        core, onto = self.network.core, self.network.blocks[-1]
         k = v.shape[1] if v.ndim == 2 else 1
-        W, W_out = recur.of(self.theta), onto.of(self.theta)[:-1]
-        ra = self._x1 @ into.columns(v)  # [x 1][RW; Rb]
-        ra += self._h1[:-1, :, :-1] @ recur.columns(v)  # + h RW_rec
-        ra = ra.reshape(self.steps, self.samples, k, -1)
-        rh = np.empty_like(ra)
+        W, W_out = self.network.blocks[1].of(self.theta), onto.of(self.theta)[:-1]
+        whole, _, step = self._buffer(k)
+        rows, step = self._rows(), step.reshape(self.samples, k, -1)
+        rh = whole.reshape(self.steps, self.samples, k, -1)
+        np.matmul(rows, core.columns(v), out=whole.reshape(len(rows), -1))  # [x 1 h][RW; Rb; RW_rec]
         for t in range(self.steps):
             if t:
-                ra[t] += rh[t - 1] @ W  # + R{h} W_rec
-            np.multiply(ra[t], self._d[t][:, None, :], out=rh[t])  # f'(a) R{a}
-        rz = (self._read(self._h1[1:]) @ onto.columns(v)).reshape(-1, self.samples, k, self.network.n_outputs)
+                _times(rh[t - 1], W, step)  # + R{h} W_rec
+            if ra is not None:
+                ra[t] = rh[t] + step if t else rh[t]
+            if t:
+                cpu.add_scale_units(rh[t], step, self._d[t])  # f'(a) R{a}
+            else:
+                cpu.scale_units(rh[t], self._d[t])
+        rz = self._out(onto.columns(v)).reshape(-1, self.samples, k, self.network.n_outputs)
         rz += self._read(rh) @ W_out
-        return ra, rh, rz
+        return rh, rz
 
-    def _backward(self, delta: Array, pull: Array | None = None, push: Array | None = None) -> Array:
-        """Adjoints of a, (steps, samples, k, n_hidden), from those of z; to those of h `pull` is added, to a `push`."""
-        _, recur, onto = self.network.blocks
-        W, W_out = recur.of(self.theta), onto.of(self.theta)[:-1]
-        back = np.zeros((self.steps, *delta.shape[1:-1], self.network.n_hidden), self.dtype)
-        self._read(back)[...] = delta @ W_out.T
-        if pull is not None:
-            back += pull
+    def _backward(
+        self, delta: Array, pull: Array | None = None, push: Array | None = None, scale: float = 1.0
+    ) -> Array:
+        """Adjoints of a, (steps, samples, k, n_hidden), from those of z, in a buffer until the next product.
+
+        To those of h, `scale` times `pull` is added, and to those of a as much of `push`.
+        """
+        W, W_out = self.network.blocks[1].of(self.theta).T, self.network.blocks[-1].of(self.theta)[:-1].T
+        k, scale = delta.shape[2], self.dtype.type(scale)
+        _, whole, step = self._buffer(k)
+        back, step = whole.reshape(self.steps, self.samples, k, -1), step.reshape(self.samples, k, -1)
+        first = self.steps - len(delta)  # the steps before it have no outputs
+        _times(delta, W_out, back[first:])
+        back[:first] = 0.0
         for t in range(self.steps - 1, -1, -1):
+            if pull is not None:
+                back[t] += scale * pull[t]
             if t < self.steps - 1:
-                back[t] += back[t + 1] @ W.T
-            back[t] *= self._d[t][:, None, :]
+                _times(back[t + 1], W, step)
+                cpu.add_scale_units(back[t], step, self._d[t])
+            else:
+                cpu.scale_units(back[t], self._d[t])
             if push is not None:
-                back[t] += push[t]
+                back[t] += scale * push[t]
         return back
 
     def _gradients(self, delta: Array, back: Array, out: Array) -> None:
-        """Gradients of the three blocks from the adjoints of z and a."""
-        into, recur, onto = self.network.blocks
-        into.write(out, _sum_of_outer(self._x1, back))
-        recur.write(out, _sum_of_outer(self._h1[:-1, :, :-1], back))
-        onto.write(out, _sum_of_outer(self._read(self._h1[1:]), delta))
+        """Gradients of the blocks from the adjoints of z and a."""
+        core, onto = self.network.core, self.network.blocks[-1]
+        core.write(out, self._rows().T @ back.reshape(self._rows().shape[0], -1))
+        ones = np.ones((*delta.shape[:2], 1), self.dtype)
+        onto.write(out, _sum_of_outer(np.concatenate((self._read(self.hidden), ones), axis=-1), delta))
 
     def squared_vjp(self, u: Array, out: Array | None = None) -> Array:
         """``sum_i (J_i'u_i)^2`` over the samples i, entry by entry: of gradients u_i, the empirical Fisher diagonal."""
@@ -291,12 +334,16 @@ class RNNLinearization:
         out = np.empty(self.n, self.dtype) if out is None else require_buffer(out, (self.n,), self.dtype, "out")
         delta = self._enter(u)
         back = self._backward(delta)
-        states = (self._x1, self._h1[:-1, :, :-1], self._read(self._h1[1:]))
-        for block, state, adjoint in zip(self.network.blocks, states, (back, back, delta), strict=True):
-            total = np.zeros((block.rows, block.units), self.dtype)
+        core, onto = self.network.core, self.network.blocks[-1]
+        inputs = self.network.n_inputs
+        for block, state, adjoint in (
+            (core, self._s[:-1], back),
+            (onto, self._read(self._s[1:, :, inputs:]), delta),  # rows [1 h_t]
+        ):
+            total = np.zeros((state.shape[-1], block.units), self.dtype)
             for i in range(self.samples):
                 total += np.square(state[:, i].T @ adjoint[:, i, 0])  # the steps of a sample add up before the square
-            block.of(out)[...] = total
+            block.of(out)[...] = total if block is core else np.roll(total, -1, axis=0)
         return out
 
     def second_order(self, u: Array) -> RNNSecondOrder:
@@ -305,8 +352,9 @@ class RNNLinearization:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the states."""
-        return int(self._x1.nbytes + self._h1.nbytes + self._d.nbytes + self.output.nbytes)
+        """Bytes of the states and of the products' buffers."""
+        kept = [a for buffers in self._buffers.values() for a in buffers]
+        return sum(a.nbytes for a in (self._s, self._d, self.output, *kept))
 
     def __repr__(self) -> str:
         return (
@@ -321,7 +369,7 @@ class RNNSecondOrder:
     def __init__(self, at: RNNLinearization, u: Array) -> None:
         self.at = at
         self._delta = at._enter(u)
-        self._back = at._backward(self._delta)
+        self._back = at._backward(self._delta).copy()
         f = at.network.activation
         second = None if f is None else f.second_derivative(at.hidden, at._d)
         self._bend: Array | None = None
@@ -336,16 +384,17 @@ class RNNSecondOrder:
         """Write the product with v, (n,) or (n, k), to `out`; `M` is an `OutputCurvature`."""
         at = self.at
         _, recur, onto = at.network.blocks
-        ra, rh, rz = at._forward(v)
+        shape = (at.steps, at.samples, v.shape[1] if v.ndim == 2 else 1, at.network.n_hidden)
+        ra = None if self._bend is None else np.empty(shape, at.dtype)
+        rh, rz = at._forward(v, ra)
         u = at._leave(rz)
         M.multiply(u if v.ndim == 2 else u[..., 0, :])
         delta = at._enter(u if v.ndim == 2 else u[..., 0, :])  # R{adjoint of z}
-        shape = rh.shape
         # What R adds to the adjoint of h: that of z times RW_out', and that of a one step on times RW_rec'
         pull = np.zeros(shape, at.dtype)
         at._read(pull)[...] = (self._delta[:, :, 0] @ onto.transposed_weights(v)).reshape(-1, *shape[1:])
         pull[:-1] += (self._back[1:, :, 0] @ recur.transposed_weights(v)).reshape(-1, *shape[1:])
-        back = at._backward(delta, pull, None if self._bend is None else self._bend * ra)
+        back = at._backward(delta, pull, None if self._bend is None or ra is None else self._bend * ra)
         at._gradients(delta, back, out)
         # and what R{h} adds to the gradients, [R{h} 0]' adjoint
         wide = rh.reshape(at.steps, at.samples, -1)
@@ -356,6 +405,11 @@ class RNNSecondOrder:
     def nbytes(self) -> int:
         """Bytes held beside the linearisation's."""
         return int(self._delta.nbytes + self._back.nbytes + (0 if self._bend is None else self._bend.nbytes))
+
+
+def _times(states: Array, W: Array, out: Array) -> None:
+    """``states W``, the last axes multiplied, as one product of matrices."""
+    np.matmul(states.reshape(-1, len(W)), W, out=out.reshape(-1, W.shape[1]))
 
 
 def _sum_of_outer(state: Array, adjoint: Array) -> Array:

@@ -15,9 +15,9 @@ import scipy.sparse as sp
 
 from ..arrays import Array
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, Layout, SortedCSR
+from ..kernels.layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, Layout, RoundedCSR, SortedCSR
 
-FORMATS = ("csr", "sorted", "half_csr", "dia", "half_dia", "dense")
+FORMATS = ("csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32")
 MOST_DIAGONALS = 64
 WORTH_SEARCHING = 1_000  # stored entries below which the choice could not pay for itself
 WORTH_NARROWING = 100_000  # values that fill a second-level cache; beyond, diagonals of narrow ones are twice as fast
@@ -68,34 +68,36 @@ def to_half_dia(A: DIA) -> HalfDIA | None:
     for k, offset in enumerate(offsets[count:]):
         if not np.array_equal(data[count + k, : n - offset], data[count - k, offset:]):
             return None
-    return HalfDIA(offsets[count:].copy(), data[count:].copy())
+    return HalfDIA(offsets[count + 1 :].copy(), data[count + 1 :].copy(), data[count].copy())
 
 
 def all_diagonals(A: HalfDIA) -> DIA:
     """The diagonals above the main one and their mirror images below it."""
-    count, n = A.offsets.size - 1, A.data.shape[1]
-    out = DIA(np.concatenate((-A.offsets[:0:-1], A.offsets)), np.zeros((2 * count + 1, n), A.data.dtype))
-    out.data[count:] = A.data
-    for k, offset in enumerate(A.offsets[1:], 1):
-        out.data[count - k, offset:] = A.data[k, : n - offset]
+    count, n = A.offsets.size, A.diagonal.size
+    out = DIA(np.concatenate((-A.offsets[::-1], [0], A.offsets)), np.zeros((2 * count + 1, n), A.diagonal.dtype))
+    out.data[count] = A.diagonal
+    out.data[count + 1 :] = A.data
+    for k, offset in enumerate(A.offsets):
+        out.data[count - 1 - k, offset:] = A.data[k, : n - offset]
     return out
 
 
 def narrowed(A: Any) -> Any:
     """The same with its values in single precision, where that is exact and the matrix large; else A itself."""
-    if A.data.dtype != np.float64 or A.data.size < WORTH_NARROWING:
+    parts = {name: getattr(A, name) for name in ("data", "diagonal") if hasattr(A, name)}
+    if A.data.dtype != np.float64 or sum(part.size for part in parts.values()) < WORTH_NARROWING:
         return A
     with np.errstate(over="ignore", under="ignore"):
-        narrow = A.data.astype(np.float32)
-    return A._replace(data=narrow) if np.array_equal(narrow, A.data) else A
+        narrow = {name: part.astype(np.float32) for name, part in parts.items()}
+    return A._replace(**narrow) if all(np.array_equal(narrow[name], parts[name]) for name in parts) else A
 
 
 def count_entries(A: Any) -> tuple[int, int]:
     """How many entries of a sparse matrix are not zero, and how many are positive."""
     nonzero, positive = int(np.count_nonzero(A.data)), int(np.count_nonzero(A.data > 0.0))
     if isinstance(A, HalfDIA):
-        main = A.data[0]
-        return 2 * nonzero - int(np.count_nonzero(main)), 2 * positive - int(np.count_nonzero(main > 0.0))
+        main = A.diagonal
+        return 2 * nonzero + int(np.count_nonzero(main)), 2 * positive + int(np.count_nonzero(main > 0.0))
     return nonzero, positive
 
 
@@ -124,8 +126,8 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     Parameters
     ----------
     A : CSR
-    wanted : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
-        Force one.
+    wanted : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32"}, optional
+        Force one. (With "float32" the choice is free: see `rounded`.)
 
     Returns
     -------
@@ -156,13 +158,14 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
     if wanted == "dense":
         full = sp.csr_array((A.data, A.indices.view(f"i{A.indices.itemsize}"), A.indptr), shape=(n, n)).toarray()
         return Dense(full), "asked for"
-    if wanted is None and entries < WORTH_SEARCHING:
+    free = wanted in (None, "float32")
+    if free and entries < WORTH_SEARCHING:
         return A, "small"
     value, index = A.data.itemsize, A.indices.itemsize
-    fewer_bytes = (value + index) * entries // (value * n) if wanted is None else MOST_DIAGONALS
+    fewer_bytes = (value + index) * entries // (value * n) if free else MOST_DIAGONALS
     offsets = np.empty(min(MOST_DIAGONALS, fewer_bytes), np.int64)
     same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
-    if wanted is not None and diagonals < 0:
+    if not free and diagonals < 0:
         raise ValueError(
             f"format={wanted!r} needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open"
         )
@@ -179,7 +182,7 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
         full = to_dia(A, offsets[:diagonals])
         half = to_half_dia(full)
         if half is not None:
-            return half, f"symmetric: {half.offsets.size} of {diagonals} diagonals hold it"
+            return half, f"symmetric: {half.offsets.size + 1} of {diagonals} diagonals hold it"
         return full, f"{diagonals} diagonals hold it in fewer bytes than rows"
     if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
         return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"
@@ -215,7 +218,7 @@ def half_rows(A: CSR | SortedCSR, wanted: str | None) -> CSR | SortedCSR | HalfC
                 "A.sort_indices(), or format='csr'"
             )
         return half
-    if wanted is not None or entries < WORTH_SORTING or not short * n <= entries <= long * n:
+    if wanted not in (None, "float32") or entries < WORTH_SORTING or not short * n <= entries <= long * n:
         return A
     half = to_half_csr(to_csr(A))
     far = half is None or cpu.share_half(half, half.data.dtype).spill.shape[1] * WINDOW_SHARE > n
@@ -239,6 +242,52 @@ def for_loop(A: Layout, wanted: str | None = None) -> Layout:
     n = A.values.shape[0]
     values = A.values if n > WORTH_ALIGNING else aligned(A.values)
     return DenseLower(values) if values.dtype.kind == "f" and n >= WORTH_HALVING else Dense(values)
+
+
+def rounded(A: Layout) -> Layout | None:
+    """A real symmetric or Hermitian matrix with its values rounded to single precision; None if that changes nothing.
+
+    Where the diagonal is stored apart, it stays as precise as it was, and what rounding took from the rest of a row is
+    added to it. The sums of rows thus are A's, and what is smooth is multiplied as by A. Of a matrix of rows dominated
+    by their diagonals, with no positive entries beside it, this is ``A' = A + E`` with ``|x'E x| <= u x'A x`` for
+    every x (u = 2^-24), whatever the condition number: with ``w_ij = -a_ij`` and ``s_i >= 0`` the sums of rows,
+
+        x'A x = sum_i s_i x_i^2 + sum_{i<j} w_ij (x_i - x_j)^2,
+
+    and rounding changes each w_ij by ``u w_ij`` at the most. Rounding the diagonal too would change the small
+    eigenvalues by u times the largest one.
+    """
+    field = "values" if isinstance(A, Dense | DenseLower) else "data"
+    given = getattr(A, field)
+    kind = np.dtype(np.complex64 if given.dtype.kind == "c" else np.float32)
+    if given.dtype == kind:
+        return None
+    if isinstance(A, CSR | SortedCSR):
+        A = without_diagonal(to_csr(A))
+        given = A.data
+    with np.errstate(under="ignore"):  # what vanishes is nothing beside the row, which keeps it in its diagonal
+        narrow = given.astype(kind)
+    if np.array_equal(narrow, given):
+        return None
+    if isinstance(A, Dense | DenseLower | DIA):
+        return A._replace(**{field: narrow})
+    n = A.diagonal.size
+    lost = A._replace(data=given - narrow, diagonal=np.zeros_like(A.diagonal))
+    work = cpu.share_half(lost, given.dtype) if isinstance(lost, HalfCSR) else cpu.share_rows(n, given.size)
+    sums = np.empty(n, given.dtype)
+    cpu.multiply(lost, np.ones(n, given.dtype), sums, work)
+    return A._replace(data=narrow, diagonal=A.diagonal + sums.real)
+
+
+def without_diagonal(A: CSR) -> RoundedCSR:
+    """The same in rows sorted by length, with the diagonal apart."""
+    n = A.indptr.size - 1
+    row = np.repeat(np.arange(n, dtype=A.indices.dtype), np.diff(A.indptr))
+    beside = A.indices != row
+    indptr = np.zeros_like(A.indptr)
+    np.cumsum(np.bincount(row[beside].astype(np.int64), minlength=n), out=indptr[1:])
+    rows = to_sorted(CSR(indptr, A.indices[beside], A.data[beside]))
+    return RoundedCSR(*rows, cpu.diagonal(A, n))
 
 
 def aligned(values: Array) -> Array:

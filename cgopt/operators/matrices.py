@@ -43,8 +43,9 @@ class MatrixOperator(Operator):
     Parameters
     ----------
     A : NumPy array, SciPy sparse array or matrix of any format
-    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense"}, optional
-        Force a layout of a sparse matrix; by default the cheapest is chosen.
+    format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32"}, optional
+        Force a layout of a sparse matrix; by default the cheapest is chosen. "float32" (dense ones too) chooses freely,
+        and lets a solve multiply by values rounded to single precision; the operator itself holds all digits.
     name : str
         What errors call it.
 
@@ -73,7 +74,7 @@ class MatrixOperator(Operator):
             self.dtype = supported_dtype(A.dtype, name)
             layout: Any = formats.csr_arrays(A.tocsr().astype(self.dtype, copy=False))
         else:
-            if format not in (None, "dense"):
+            if format not in (None, "dense", "float32"):
                 raise ValueError(f"{name} is a dense array, to which format={format!r} does not apply; leave it open")
             values = as_array(A, name)
             self.dtype = values.dtype
@@ -85,7 +86,7 @@ class MatrixOperator(Operator):
             raise ValueError(
                 f"{name} holds NaN or infinity, first in row {_row_of(layout, bad_entry)}; all must be finite"
             )
-        self.exponent = extreme_exponent(largest, self.dtype)
+        self.exponent = extreme_exponent(largest, np.dtype(np.float32) if format == "float32" else self.dtype)
         if self.exponent:
             field = "values" if isinstance(layout, Dense) else "data"
             stored = np.ascontiguousarray(getattr(layout, field))
@@ -118,7 +119,7 @@ class MatrixOperator(Operator):
         if isinstance(layout, Dense):
             return n, n * n, None
         if isinstance(layout, HalfDIA):  # each entry off the main diagonal stands for two
-            return n, 2 * int(layout.data.size) - n, None
+            return n, 2 * int(layout.data.size) + n, None
         return n, int(layout.data.size), None if isinstance(layout, DIA) else layout.indptr
 
     def _unscale(self, out: Array) -> None:

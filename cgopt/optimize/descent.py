@@ -212,12 +212,16 @@ def descend(
             proposal = direction.propose(objective, at, search.size)
         taken = search.take(objective, at, proposal)
         moved = taken.alpha != 0.0 and not np.array_equal(taken.x, at.x)
-        before, at = at, _point(objective, taken.x, taken.fun, at.first_norm) if moved else at
+        before = at
+        if objective.advance():  # the next step is on other data
+            at = _point(objective, taken.x, objective.value(taken.x), at.first_norm)
+        elif moved:
+            at = _point(objective, taken.x, taken.fun, at.first_norm)
         direction.learn(before, at, taken)
         iteration += 1
-        row = {"iteration": iteration, "fun": at.fun, "gradient_norm": at.norm, "accepted": moved}
+        row = {"iteration": iteration, "fun": taken.fun, "gradient_norm": at.norm, "accepted": moved}
         history.append(row | {"cost": objective.cost} | proposal.report | taken.report)
-        gained = before.fun - at.fun > noise_of(before.fun, unit) or at.norm < best
+        gained = before.fun - taken.fun > noise_of(before.fun, unit) or at.norm < best
         best, stale = min(best, at.norm), 0 if gained else stale + 1
         if listener is not None and _wants_end(listener, rich, result):
             return result(Ending.STOPPED)

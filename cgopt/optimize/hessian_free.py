@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from ..arguments import real_number, whole_number
+from ..arguments import one_of, real_number, whole_number
 from ..arrays import Array
 from ..linear import CGSolver, IterationState
-from ..operators import Damped
-from ..preconditioners import Jacobi
+from ..preconditioners import Jacobi, Kronecker, Preconditioner
 from ..status import Status
 from .damping import LevenbergMarquardt, reduction_ratio
 from .descent import Direction, Point, Proposal, Search, Taken, descend, length_of, slope_of
-from .line_search import armijo
+from .line_search import armijo, noise_of
 from .objective import Objective, starting_point
 
 FIRST_KEPT, KEPT_RATIO = 5, 1.3  # iterates kept: 5, 6.5, 8.45, ...
@@ -72,25 +71,25 @@ class DampedDirection(Direction):
         Progress for each iteration below which the solve ends.
     decay : float
         Of the last solution, as a start.
-    exponent : float or None
-        Of the preconditioner ``(mean squared gradients + lam)^exponent``; None for no preconditioner.
+    preconditioner : {"diagonal", "kronecker"} or None
+    exponent : float
+        Of the diagonal preconditioner ``(mean squared gradients + lam)^exponent``.
     """
 
-    def __init__(self, cg_maxiter: int, cg_tolerance: float, decay: float, exponent: float | None) -> None:
-        self.cg_maxiter, self.cg_tolerance, self.decay, self.exponent = cg_maxiter, cg_tolerance, decay, exponent
+    def __init__(
+        self, cg_maxiter: int, cg_tolerance: float, decay: float, preconditioner: str | None, exponent: float
+    ) -> None:
+        self.cg_maxiter, self.cg_tolerance, self.decay = cg_maxiter, cg_tolerance, decay
+        self.preconditioner, self.exponent = preconditioner, exponent
         self.last: Array | None = None
 
     def propose(self, objective: Objective, at: Point, size: float) -> Proposal:
         """The damped step; size is lam."""
         B = objective.curvature(at.x)
-        M = None
-        if self.exponent is not None:
-            squares = objective.squared_gradients(at.x)
-            if squares is not None:
-                M = Jacobi(((squares + size) ** self.exponent).astype(at.x.dtype))
+        M = self._preconditioner(objective, at.x, size)
         progress = Progress(self.cg_tolerance)
         start = None if self.last is None else self.last * at.x.dtype.type(self.decay)
-        solver = CGSolver(Damped(B, size), M=M, check=False)
+        solver = CGSolver(objective.damped(B, size), M=M, check=False)
         solve = solver.solve(-at.gradient, start, rtol=0.0, maxiter=self.cg_maxiter, callback=progress)
         d = solve.x
         if solve.status in (Status.INDEFINITE, Status.SINGULAR) and not d.any():
@@ -107,6 +106,14 @@ class DampedDirection(Direction):
         report = {"cg_iterations": solve.iterations, "cg_status": solve.status.name}
         report |= {"condition_estimate": solve.condition_estimate}
         return Proposal(d, slope_of(at.gradient, d), math.nan, False, report, earlier)
+
+    def _preconditioner(self, objective: Objective, x: Array, lam: float) -> Preconditioner | None:
+        """Of the damped matrix, where the objective knows enough for it."""
+        if self.preconditioner == "diagonal":
+            squares = objective.squared_gradients(x)
+            return None if squares is None else Jacobi(((squares + lam) ** self.exponent).astype(x.dtype))
+        factors = objective.kronecker_factors(x) if self.preconditioner == "kronecker" and lam else None
+        return None if factors is None else Kronecker(factors, lam)
 
     def learn(self, before: Point, after: Point, taken: Taken) -> None:
         """After a refused step the next solve begins from zero."""
@@ -125,7 +132,8 @@ class DampedDirection(Direction):
 class DampingSearch(Search):
     """Back among the iterates while that lowers f, then Armijo's rule; lam learns from the ratio before the latter.
 
-    The ratio is of the fall of f and that of the model without damping, for the step gone back to.
+    The ratio is of the fall of f and that of the model without damping, for the step gone back to; minus infinity where
+    f rose.
     """
 
     def __init__(self, direction: DampedDirection, lam: float, c: float, shrink: float) -> None:
@@ -145,7 +153,9 @@ class DampingSearch(Search):
         slope = slope_of(at.gradient, d)
         curvature = slope_of(d, self.direction.B @ d)
         unit = float(np.finfo(at.x.dtype).eps) / 2.0
-        ratio = reduction_ratio(at.fun, fun, -(slope + 0.5 * curvature), unit) if math.isfinite(fun) else -math.inf
+        # A model that promised nothing, as one from a start far off may, and a loss that rose have a positive ratio.
+        rose = not fun <= at.fun + noise_of(at.fun, unit)
+        ratio = -math.inf if rose else reduction_ratio(at.fun, fun, -(slope + 0.5 * curvature), unit)
         rule = LevenbergMarquardt(self.size)
         rule.update(ratio)
         step = armijo(objective, at.x, at.fun, slope, d, c=self.c, shrink=self.shrink, first=fun)
@@ -187,7 +197,8 @@ def hessian_free(
     cg_maxiter: int = 250,
     cg_tolerance: float = 5e-4,
     decay: float = 0.95,
-    exponent: float | None = 0.75,
+    preconditioner: str | None = "diagonal",
+    exponent: float = 0.75,
     c: float = 1e-2,
     shrink: float = 0.8,
     callback: Callable[..., Any] | None = None,
@@ -213,17 +224,18 @@ def hessian_free(
         A solve ends when the last k iterations, ten or a tenth, lowered the model by less than k times this share.
     decay : float
         Each solve begins from so much of the last solution.
-    exponent : float or None
-        Of the diagonal preconditioner, where the objective knows its samples' gradients.
-    c, shrink : float
-        Of the line search.
-    callback, state
-        As for `cgopt.minimize`.
+    preconditioner : {"diagonal", "kronecker"} or None
+        Martens' ``(mean squared gradients + lam)^exponent``, or the inverse of Kronecker products for each layer plus
+        lam (Martens and Grosse 2015), which saves most of the products where layers are not wide; where the objective
+        knows its samples' gradients, as that of a multi-layer perceptron does, and none otherwise. exponent : float
+        Of the diagonal preconditioner. c, shrink : float Of the line search. callback, state As for `cgopt.minimize`.
 
     Returns
     -------
     OptimizeResult
-        ``history`` has for each step fun, ratio, damping, cg_iterations, condition_estimate, cost, and more.
+        ``history`` has for each step fun, ratio, damping, cg_iterations, condition_estimate, cost (in gradients), and
+        more. ``cg_status`` is STOPPED where the solve's progress ended it and MAXITER where its products were used up;
+        the others are those of `cgopt.cg`.
 
     References
     ----------
@@ -231,7 +243,9 @@ def hessian_free(
     """
     for name, value in (("decay", decay), ("c", c), ("shrink", shrink)):
         real_number(name, value, above=-1e-300, below=1.0)
-    direction = DampedDirection(whole_number("cg_maxiter", cg_maxiter), cg_tolerance, decay, exponent)
+    if preconditioner is not None:
+        one_of("preconditioner", preconditioner, ("diagonal", "kronecker"))
+    direction = DampedDirection(whole_number("cg_maxiter", cg_maxiter), cg_tolerance, decay, preconditioner, exponent)
     if damping is None:
         damping = 0.0 if state is not None else first_damping(objective, starting_point(x0))
     search = DampingSearch(direction, real_number("damping", damping), c, shrink)

@@ -9,6 +9,7 @@ from .eisenstat import DIC, MIC, SSOR
 from .factored import Factored
 from .incomplete_cholesky import IncompleteCholesky
 from .jacobi import Jacobi
+from .kronecker import Kronecker
 from .multigrid import Multigrid, rigid_body_modes
 from .varying import Varying
 
@@ -23,6 +24,7 @@ __all__ = [
     "Factored",
     "IncompleteCholesky",
     "Jacobi",
+    "Kronecker",
     "Multigrid",
     "Preconditioner",
     "Recycling",

@@ -82,8 +82,7 @@ def test_digits_take_few_gradients_whatever_the_scale(globalization):
     # by powers of two near 1e-8 and 1e8 as well, which change no rounding
     scales = (1.0, 2.0**-27, 2.0**27, 1e-8, 1e8)
     runs = [
-        minimize(fun, np.zeros(650), args=(scale,), jac=jac, gtol=1e-4, globalization=globalization)
-        for scale in scales
+        minimize(fun, np.zeros(650), args=(scale,), jac=jac, gtol=1e-4, globalization=globalization) for scale in scales
     ]
     for run, scale in zip(runs, scales, strict=True):
         assert run.success, run
@@ -400,8 +399,12 @@ def test_structural_damping_of_a_recurrent_network():
     network = cgopt.nn.RNN(2, 10, 1, outputs="last")
     theta = network.init(0)
     plain, damped = (NetworkObjective(network, cgopt.nn.SquaredError(), X, Y, structural=mu) for mu in (0.0, 0.3))
-    v = rng.standard_normal(theta.size)
-    assert v @ (damped.curvature(theta) @ v) > v @ (plain.curvature(theta) @ v)
+    v, lam = rng.standard_normal(theta.size), 0.2
+    G, B = plain.curvature(theta), damped.curvature(theta)
+    np.testing.assert_array_equal(B @ v, G @ v)  # the ratio is of the model without damping
+    at = network.linearize(theta, X)
+    whole = cgopt.operators.GaussNewton(at, cgopt.nn.SquaredError(), Y, structural=0.3 * lam)
+    np.testing.assert_allclose(damped.damped(B, lam) @ v, whole @ v + lam * v, rtol=1e-12)
     for f in (plain, damped):
         assert hessian_free(f, theta, maxiter=30).fun < 0.3 * f.value(theta)
 

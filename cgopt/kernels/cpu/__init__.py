@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import loops
-from ..layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, SortedCSR, Work
+from ..layouts import CSR, DIA, Dense, DenseLower, HalfCSR, HalfDIA, RoundedCSR, SortedCSR, Work
 from . import (
     aggregation,
     factorization,
@@ -120,6 +120,7 @@ NAMES = {
     DIA: "dia",
     HalfDIA: "half_dia",
     HalfCSR: "half_csr",
+    RoundedCSR: "rounded",
 }
 PYTHON = "python"
 SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner

@@ -219,7 +219,9 @@ def diagonal(A: Layout, n: int) -> Any:
     """The diagonal of a layout as a new (n,) array."""
     if isinstance(A, Dense | DenseLower):
         return A.values.diagonal().copy()
-    if isinstance(A, DIA | HalfDIA):
+    if isinstance(A, HalfDIA):
+        return A.diagonal.copy()
+    if isinstance(A, DIA):
         main = np.flatnonzero(A.offsets == 0)
         return A.data[main[0]].copy() if main.size else np.zeros(n, A.data.dtype)
     out = np.zeros(n, A.data.dtype)

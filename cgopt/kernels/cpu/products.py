@@ -33,6 +33,7 @@ MASK = U(WINDOW - 1)
 FLAGS = {
     "csr": CONTRACT,
     "sorted": CONTRACT,
+    "rounded": CONTRACT,
     "dense": REASSOCIATE,
     "lower": REASSOCIATE,
     "dia": REASSOCIATE,
@@ -89,6 +90,24 @@ def rows_sorted(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
         qi = row_sum(indices, data, p, k, end, one, zero)
         k = end
         row = i - (i & MASK) + U(place[i])
+        q[row] = qi
+        pq += real_product(p[row], qi)
+    return pq
+
+
+@chunk(FLAGS["rounded"])
+def rows_rounded(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Rows sorted by length in windows, the diagonal apart."""
+    indptr, indices, data, place, diagonal = A.indptr, A.indices, A.data, A.place, A.diagonal
+    one = data.dtype.type(1)
+    zero = one * p.dtype.type(0)
+    pq = 0.0
+    k = U(indptr[low])
+    for i in range(U(low), U(high)):
+        end = U(indptr[i + ONE])
+        row = i - (i & MASK) + U(place[i])
+        qi = diagonal[row] * p[row] + row_sum(indices, data, p, k, end, one, zero)
+        k = end
         q[row] = qi
         pq += real_product(p[row], qi)
     return pq
@@ -172,12 +191,13 @@ def sum_of_three(data: Any, p: Any, i: Any, d: Any, s0: Any, s1: Any, s2: Any) -
 
 
 @inline
-def inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, count: Any) -> Any:
+def side_by_side(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
     """``q = A p`` and ``p'q`` for rows in which all of five or seven diagonals lie inside the matrix."""
+    offsets, data = A.offsets, A.data
     pq = 0.0
     s0, s1, s2 = U(offsets[0]), U(offsets[1]), U(offsets[2])
     s3, s4 = U(offsets[3]), U(offsets[4])
-    if count == 5:
+    if offsets.shape[0] == 5:
         for i in range(low, high):
             qi = sum_of_three(data, p, i, U(0), s0, s1, s2) + data[THREE, i] * p[i + s3] + data[FOUR, i] * p[i + s4]
             q[i] = qi
@@ -196,8 +216,9 @@ def inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, cou
 
 
 @inline
-def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, inside: Any) -> Any:
-    """``q = A p`` and ``p'q`` for a few rows, whose q stays in first-level cache while it is added up."""
+def one_by_one(A: Any, p: Any, q: Any, low: Any, high: Any, inside: Any) -> None:
+    """``q = A p`` for a few rows; `inside`: all of the diagonals lie inside the matrix there."""
+    offsets, data = A.offsets, A.data
     n = q.shape[0]
     zero = q.dtype.type(0)
     for i in range(U(low), U(high)):
@@ -219,40 +240,55 @@ def tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, insi
                 q[i] += data[d, i] * p[i + s0]
             d += ONE
             left -= 1
-    pq = 0.0
-    for i in range(U(low), U(high)):
-        pq += real_product(p[i], q[i])
-    return pq
 
 
-@chunk(FLAGS["dia"])
-def rows_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
-    """Diagonals."""
-    offsets, data = A.offsets, A.data
-    count = offsets.shape[0]
-    inner_first = max(0, -offsets[0])
-    inner_last = q.shape[0] - max(0, offsets[count - 1])
+@inline
+def reach(A: Any) -> Any:
+    """How far the diagonals reach to the left and to the right of the main one."""
+    offsets = A.offsets
+    last = offsets.shape[0] - 1
+    if last < 0:
+        return 0, 0
+    return max(0, -offsets[0]), max(0, offsets[last])
+
+
+OWN_LOOP = (5, 7)  # numbers of stored diagonals that `side_by_side` is for
+
+
+def _rows_of_diagonals(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """Inner rows side by side, where there is a loop for so many diagonals.
+
+    The others are worked off in tiles, whose q stays in first-level cache while it is added up.
+    """
+    count = A.offsets.shape[0]
+    left, right = reach(A)
+    inner_first, inner_last = left, q.shape[0] - right
     pq = 0.0
     first = low
     while first < high:
         inside = inner_first <= first < inner_last
-        if inside and (count == 5 or count == 7):
+        if inside and (count == OWN_LOOP[0] or count == OWN_LOOP[1]):
             last = min(high, inner_last)
-            pq += inner_rows(offsets, data, p, q, U(first), U(last), count)
+            pq += side_by_side(A, p, q, U(first), U(last))
         else:
             last = min(first + TILE, high)
             if first < inner_first:
                 last = min(last, inner_first)
             elif inside:
                 last = min(last, inner_last)
-            pq += tile_rows(offsets, data, p, q, first, last, inside)
+            one_by_one(A, p, q, first, last, inside)
+            for i in range(U(first), U(last)):
+                pq += real_product(p[i], q[i])
         first = last
     return pq
 
 
+rows_dia = chunk(FLAGS["dia"])(bind(_rows_of_diagonals, "rows_dia", {}))
+
+
 # Symmetric diagonals. Row i takes ``d_k[i] p[i + k]`` from the diagonal k above the main one, and
 # ``d_k[i - k] p[i - k]`` from its mirror image: the same memory read again, k places back and mostly from cache, and
-# nothing is scattered. Three and four diagonals (the 5- and 7-point stencils) have a loop of their own.
+# nothing is scattered. Two and three beside the main one (5- and 7-point stencils) have a loop of their own.
 
 
 @inline
@@ -262,23 +298,32 @@ def mirrored(data: Any, p: Any, i: Any, d: Any, s: Any) -> Any:
 
 
 @inline
-def half_inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, count: Any) -> Any:
-    """``q = A p`` and ``p'q`` for rows in which all of three or four diagonals and their images lie inside."""
+def half_reach(A: Any) -> Any:
+    """How far the diagonals and their images reach to the left and to the right of the main one."""
+    last = A.offsets.shape[0] - 1
+    far = A.offsets[last] if last >= 0 else 0
+    return far, far
+
+
+@inline
+def half_side_by_side(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
+    """``q = A p`` and ``p'q`` for rows in which two or three diagonals and their images lie inside the matrix."""
+    offsets, data, main = A.offsets, A.data, A.diagonal
     pq = 0.0
-    s1, s2 = U(offsets[1]), U(offsets[2])
-    if count == 3:
+    s0, s1 = U(offsets[0]), U(offsets[1])
+    if offsets.shape[0] == 2:
         for i in range(low, high):
-            qi = data[U(0), i] * p[i] + mirrored(data, p, i, ONE, s1) + mirrored(data, p, i, TWO, s2)
+            qi = main[i] * p[i] + mirrored(data, p, i, U(0), s0) + mirrored(data, p, i, ONE, s1)
             q[i] = qi
             pq += real_product(p[i], qi)
         return pq
-    s3 = U(offsets[3])
+    s2 = U(offsets[2])
     for i in range(low, high):
         qi = (
-            data[U(0), i] * p[i]
+            main[i] * p[i]
+            + mirrored(data, p, i, U(0), s0)
             + mirrored(data, p, i, ONE, s1)
             + mirrored(data, p, i, TWO, s2)
-            + mirrored(data, p, i, THREE, s3)
         )
         q[i] = qi
         pq += real_product(p[i], qi)
@@ -286,13 +331,14 @@ def half_inner_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any
 
 
 @inline
-def half_tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any, inside: Any) -> Any:
-    """``q = A p`` and ``p'q`` for a few rows, whose q stays in first-level cache while it is added up."""
+def half_one_by_one(A: Any, p: Any, q: Any, low: Any, high: Any, inside: Any) -> None:
+    """``q = A p`` for a few rows; `inside`: all of the diagonals and their images lie inside the matrix there."""
+    offsets, data, main = A.offsets, A.data, A.diagonal
     n = q.shape[0]
     for i in range(U(low), U(high)):
-        q[i] = data[U(0), i] * p[i]
-    d = ONE
-    left = offsets.shape[0] - 1
+        q[i] = main[i] * p[i]
+    d = U(0)
+    left = offsets.shape[0]
     while left > 0:
         s0 = U(offsets[d])
         if inside and left >= 2:
@@ -308,35 +354,15 @@ def half_tile_rows(offsets: Any, data: Any, p: Any, q: Any, low: Any, high: Any,
                 q[i] += data[d, i - s0] * p[i - s0]
             d += ONE
             left -= 1
-    pq = 0.0
-    for i in range(U(low), U(high)):
-        pq += real_product(p[i], q[i])
-    return pq
 
 
-@chunk(FLAGS["half_dia"])
-def rows_half_dia(A: Any, p: Any, q: Any, low: Any, high: Any) -> Any:
-    """Symmetric diagonals."""
-    offsets, data = A.offsets, A.data
-    count = offsets.shape[0]
-    inner_first = offsets[count - 1]
-    inner_last = q.shape[0] - offsets[count - 1]
-    pq = 0.0
-    first = low
-    while first < high:
-        inside = inner_first <= first < inner_last
-        if inside and (count == 3 or count == 4):
-            last = min(high, inner_last)
-            pq += half_inner_rows(offsets, data, p, q, U(first), U(last), count)
-        else:
-            last = min(first + TILE, high)
-            if first < inner_first:
-                last = min(last, inner_first)
-            elif inside:
-                last = min(last, inner_last)
-            pq += half_tile_rows(offsets, data, p, q, first, last, inside)
-        first = last
-    return pq
+rows_half_dia = chunk(FLAGS["half_dia"])(
+    bind(
+        _rows_of_diagonals,
+        "rows_half_dia",
+        {"reach": half_reach, "OWN_LOOP": (2, 3), "side_by_side": half_side_by_side, "one_by_one": half_one_by_one},
+    )
+)
 
 
 @chunk(FLAGS["half_csr"])
@@ -446,12 +472,12 @@ def true_rows_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: An
 @chunk(CONTRACT)
 def true_rows_half_dia(A: Any, b: Any, scale: Any, x: Any, r: Any, low: Any, high: Any) -> Any:
     """Symmetric diagonals."""
-    offsets, data = A.offsets, A.data
+    offsets, data, main = A.offsets, A.data, A.diagonal
     n = x.shape[0]
     rr = 0.0
     for i in range(low, high):
-        s = 1.0 * data[0, i] * x[i]
-        for d in range(1, offsets.shape[0]):
+        s = 1.0 * main[i] * x[i]
+        for d in range(offsets.shape[0]):
             j = i - offsets[d]
             if j >= 0:
                 s += 1.0 * data[d, j] * x[j]
@@ -525,6 +551,7 @@ def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
 
 apply_dot_csr = product_kernel("csr", rows_csr)
 apply_dot_sorted = product_kernel("sorted", rows_sorted)
+apply_dot_rounded = product_kernel("rounded", rows_rounded)
 apply_dot_dense = product_kernel("dense", rows_dense)
 apply_dot_dia = product_kernel("dia", rows_dia)
 apply_dot_half_dia = product_kernel("half_dia", rows_half_dia)
