@@ -139,7 +139,7 @@ def from_foreign(a: Any, name: str) -> Array:
             f"{name} of type {type(a).__name__} could not be viewed through DLPack ({error}): {_remedy(a, name)}"
         ) from error
     raise TypeError(
-        f"{name} lies on a device ({getattr(a, 'device', device)}); this solver works in host memory: pass {name}.cpu()"
+        f"{name} lies on a device ({getattr(a, 'device', device)}); this works in host memory: pass {to_host(a, name)}"
     )
 
 

@@ -284,7 +284,7 @@ def as_operator(
         What errors call it.
     device : bool, optional
         Whether a function, or an object with ``matvec``, multiplies arrays on the GPU. Arrays and matrices tell
-        themselves, and so may an object by an attribute ``on_device``.
+        themselves, and so may an object by an attribute ``on_device``; those on the GPU are refused if this is False.
 
     Returns
     -------
@@ -301,6 +301,10 @@ def as_operator(
     >>> cgopt.operators.as_operator(lambda v: 2 * v, n=3) @ np.ones(3)
     array([2., 2., 2.])
     """
+    if device is False and (on_device(A) or getattr(A, "on_device", False)):
+        raise TypeError(
+            f"{name} is on a device, and what it is used with, or what uses it, is in host memory; bring {name} there"
+        )
     if isinstance(A, Operator):
         return A
     given = sp.issparse(A) or isinstance(A, (np.ndarray, list, tuple)) or is_foreign(A) or hasattr(A, "crow_indices")

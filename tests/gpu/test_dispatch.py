@@ -141,6 +141,15 @@ def test_mixed_inputs_are_refused_with_the_remedy(xp):
         cgopt.CGSolver(A).solve(xp.asarray(b))
     with pytest.raises(TypeError, match=r"pass x0 as cupy.asarray\(x0\)"):
         cgopt.cg(xp.asarray(A.toarray()), xp.asarray(b), b)
+    with pytest.raises(TypeError, match=r"g lies on a device .*pass g\.get\(\)"):
+        cgopt.trust_region_cg(A, xp.asarray(b), 1.0)
+    for use in (cgopt.preconditioners.SSOR, cgopt.preconditioners.BlockJacobi, cgopt.operators.trace):
+        with pytest.raises(TypeError, match="A is on a device"):
+            use(xp.asarray(A.toarray()))
+    with pytest.raises(TypeError, match="A is on a device"):
+        cgopt.block_cg(xp.asarray(A.toarray()), np.stack([b, b], axis=1))
+    with pytest.raises(TypeError, match="A is on a device"):
+        cgopt.cg(DeviceMatrix(xp.asarray(A.toarray())), b)
     with pytest.raises(TypeError, match="M on such in host memory"):
         cgopt.cg(xp.asarray(A.toarray()), xp.asarray(b), M=np.eye(36))
     with pytest.raises(TypeError, match="must return an array on the GPU"):

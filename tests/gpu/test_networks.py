@@ -109,3 +109,28 @@ def test_mixed_inputs_are_refused(xp):
         NETWORK.predictor(xp.asarray(theta))
     with pytest.raises(ValueError, match="X holds NaN"):
         NETWORK.forward(xp.asarray(theta), xp.asarray(np.full((7, 4), np.nan)))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
+def test_first_order_steps(xp, kind):
+    def make():
+        if kind == "adam":
+            return cgopt.nn.Adam(NETWORK.n, learning_rate=0.1)
+        return cgopt.nn.SGD(NETWORK.n, learning_rate=0.1, momentum=0.9, nesterov=kind == "nesterov")
+
+    theta, gradient = problem()[0], np.random.default_rng(0).standard_normal(NETWORK.n)
+    own, host, other = xp.asarray(theta), make(), make()
+    theta = theta.copy()
+    for _ in range(2):
+        host.step(theta, gradient)
+        other.step(own, xp.asarray(gradient))
+    third = make()
+    third.restore(other.state())
+    host.step(theta, gradient)
+    third.step(own, xp.asarray(gradient))
+    same(own, theta)
+    target = xp.zeros(NETWORK.n)
+    cgopt.nn.soft_update(target, own, 0.25)
+    same(target, 0.25 * theta)
+    with pytest.raises(TypeError, match="theta lies on a device and gradient in host memory"):
+        other.step(own, gradient)
