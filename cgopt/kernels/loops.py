@@ -74,6 +74,10 @@ SCALARS = 24
 
 NOTHING, DRIFTED, DROPPED, STOOD_STILL, CLAIMED = range(5)  # events, in rising order of weight
 
+# How often the bound on the gap must have grown since the last replacement for another. Van der Vorst and Ye have 1.1;
+# a bad element of a mesh makes ||A|| so large that every third product then was one for a residual.
+GROWTH = 16
+
 # Columns of the log, one row an iteration.
 LOG_RR, LOG_RZ, LOG_ALPHA, LOG_BETA = range(4)
 LOG_COLUMNS = 4
@@ -135,7 +139,7 @@ def note_step(alpha: float, rr: float, rz: float, xx: float, pp: float, s: Any) 
         return STOOD_STILL
     if rr <= s[DROP] * s[PEAK]:
         return DROPPED
-    if s[DROP] == 0.0 and crossed and s[GAP] > 1.1 * s[GAP0]:
+    if s[DROP] == 0.0 and crossed and s[GAP] > GROWTH * s[GAP0]:
         return DRIFTED
     return NOTHING
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import cgopt
 from cgopt import Status, cg, gallery, minimize_quadratic
+from cgopt.kernels import loops
 from cgopt.preconditioners import Jacobi
 from cgopt.testing import sparse_spd, spd_matrices, spd_operators, spectra, vectors
 
@@ -934,3 +935,18 @@ def test_the_same_input_gives_the_same_bits(system):
     solver = cgopt.CGSolver(A)
     solver.solve(np.ones(b.size))
     np.testing.assert_array_equal(solver.solve(b, rtol=1e-8).x, first.x)
+
+
+def test_the_residual_is_replaced_when_the_bound_on_its_gap_has_crossed_and_grown():
+    # van der Vorst and Ye (2000), (14): crossed sqrt(u) |r| in this very step, and well above the last replacement's
+    def event(gap, last):
+        s = np.zeros(loops.SCALARS)
+        s[loops.UNIT], s[loops.NORM_A], s[loops.RR], s[loops.PP], s[loops.PATIENCE] = U64, 1.0, 1.0, 1.0, 64.0
+        s[loops.GAP], s[loops.GAP0] = gap, last
+        return loops.note_step(1.0, 0.25, 0.25, 1.0, 1.0, s)  # the norm falls from 1 to 1/2
+
+    threshold = np.sqrt(U64)
+    assert event(0.75 * threshold, 0.75 * threshold / 17) == loops.DRIFTED
+    assert event(0.75 * threshold, 0.75 * threshold / 15) == loops.NOTHING  # not grown
+    assert event(0.25 * threshold, 0.0) == loops.NOTHING  # not crossed yet
+    assert event(2.0 * threshold, 0.0) == loops.NOTHING  # crossed before

@@ -26,7 +26,7 @@ __device__ inline int note_step(double alpha, double rr, double rz, double xx, d
     s[PP] = pp;
     if (rr <= s[TARGET]) return CLAIMED;
     if (s[STILL] >= s[PATIENCE]) return STOOD_STILL;
-    if (crossed && s[GAP] > 1.1 * s[GAP0]) return DRIFTED;
+    if (crossed && s[GAP] > double(GROWTH) * s[GAP0]) return DRIFTED;
     return NOTHING;
 }
 

@@ -55,6 +55,7 @@ def source(
     """
     # What loops and status are called and where a solve's scalars lie is said once, in `cgopt.kernels.loops`.
     constants = {key: getattr(loops, key) for key in f"{CODES} {PLACES} {COLUMNS} SCALARS".split()}
+    constants |= {"GROWTH": loops.GROWTH}
     constants |= {key: getattr(batch, key) for key in ("NOT_FINITE", "NOT_SYMMETRIC", "EXTREME")}
     constants |= {key.upper(): code for key, code in ACTIVATIONS.items()} | {"LOOK": LOOK}
     macros = {"WARP": warp, "BLOCK": block, "LANES": lanes, "LAYOUT": LAYOUTS[layout], "KIND": KINDS[kind]}
