@@ -40,7 +40,7 @@ class Status(Enum):
     WAITING = "No gradient step yet: learning starts after learning_starts steps."
     LEARNING = "Values are within what returns can be."
     OVERESTIMATES = (
-        "Values exceed the largest possible return: a target network, double=True or a lower learning_rate help."
+        "Values exceed the largest possible return: a target network, double_q=True or a lower learning_rate help."
     )
     DIVERGED = (
         "Values are not finite, or exceed the largest possible return a hundredfold; learning has ended. Lower "
