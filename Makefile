@@ -21,7 +21,9 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl test-gpu bench-gpu lint-gpu docs lint clean
+.PHONY: learn-classic learn-mujoco learn-a2c learn-dqn learn-key-door learn-ddpg learn-ddpg-mujoco
+.PHONY: learn-autoencoder learn-recurrent
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"
@@ -54,6 +56,12 @@ bench-rl: $(call extra,bench-rl) ## training speed beside sb3-contrib, Fisher pr
 learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, and record the returns
 	@$(bin)/python -m benchmarks.learning classic $(ARGS)
 
+learn-dqn: $(call extra,box2d) ## DQN on classic control and LunarLander with 10 seeds each; may be stopped, goes on
+	@$(bin)/python -m benchmarks.learning dqn $(ARGS)
+
+learn-key-door: $(call extra,rl) ## two rooms with key and door: hierarchical and flat agents, 5 seeds each
+	@$(bin)/python -m benchmarks.learning key-door $(ARGS)
+
 learn-mujoco: $(call extra,mujoco) ## the same on MuJoCo with 3 seeds; may be stopped, goes on (ARGS='--minutes 10')
 	@$(bin)/python -m benchmarks.learning mujoco $(ARGS)
 
@@ -71,6 +79,18 @@ learn-autoencoder: $(call extra,test) ## Hessian-free against Adam, NAG and L-BF
 
 learn-recurrent: $(call extra,test) ## Hessian-free against NAG on long delays; may be stopped, goes on (ARGS='--minutes 30')
 	@$(bin)/python -m benchmarks.recurrent $(ARGS)
+
+# CuPy for the CUDA version of the machine: make test-gpu CUDA=cuda12
+CUDA ?= cuda13
+
+test-gpu: $(call extra,$(CUDA)) $(call extra,test) ## the tests of the GPU backend on the GPU
+	@$(bin)/python -m tests.gpu $(ARGS)
+
+bench-gpu: $(call extra,$(CUDA)) $(call extra,bench) ## the GPU backend beside CuPy's solver and the device's own rates
+	@$(bin)/python -m benchmarks.gpu $(ARGS)
+
+lint-gpu: $(call extra,test) ## compile the GPU kernels (no GPU needed); registers and spills of each
+	@$(bin)/python -m tests.gpu.compilers
 
 docs: $(call extra,docs) ## build the documentation and run its examples
 	@$(bin)/sphinx-build -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html

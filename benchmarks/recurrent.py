@@ -179,20 +179,26 @@ def chosen_rate(task, folder, deadline, budget):
 def table(folder, settings):
     """Markdown and numbers of the complete runs."""
     lines = [
-        "| task | T | method | solved | sequences seen (median of the solved) | errors of the others |",
-        "|---|---:|---|---:|---:|---|",
+        "| task | T | method | solved | sequences seen (median) | errors of the others | not ended: error, sequences |",
+        "|---|---:|---|---:|---:|---|---|",
     ]
     record = {}
     for name, T in settings:
         for method in METHODS:
             files = sorted((folder / f"{name}-{T}").glob(f"{method}-*/record.json"))
-            runs = [run for run in (json.loads(path.read_text()) for path in files) if run["complete"]]
+            begun = [run for run in (json.loads(path.read_text()) for path in files) if run["curve"]]
+            runs = [run for run in begun if run["complete"]]
+            open_ones = [
+                f"{run['curve'][-1][2]:.3g} at {run['sequences']:,.0f}" for run in begun if not run["complete"]
+            ]
             solved = [run for run in runs if run["solved"]]
-            if not runs:
+            if not begun:
                 continue
             rest = ", ".join(f"{run['curve'][-1][2]:.3g}" for run in runs if not run["solved"])
             seen = f"{np.median([run['sequences'] for run in solved]):,.0f}" if solved else ""
-            lines.append(f"| {name} | {T} | {method} | {len(solved)} of {len(runs)} | {seen} | {rest} |")
+            lines.append(
+                f"| {name} | {T} | {method} | {len(solved)} of {len(runs)} | {seen} | {rest} | {'; '.join(open_ones)} |"
+            )
             record[f"{name}-{T}-{method}"] = [
                 {k: run[k] for k in ("solved", "sequences", "seconds")} | {"error": run["curve"][-1][2]} for run in runs
             ]

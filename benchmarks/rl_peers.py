@@ -1,6 +1,7 @@
 """Training speed beside Stable-Baselines3 and sb3-contrib, and Fisher products beside torch's double backward.
 
     python -m benchmarks.rl_peers [--rounds 5] [--only training]
+    python -m benchmarks.rl_peers --only dqn
     python -m benchmarks.rl_peers --only ddpg
 
 The same network (64 x 64, tanh), batch, conjugate gradients, epochs and environment for both; contenders take turns in
@@ -44,6 +45,7 @@ from .peers.report import cpu_model
 RESULTS = Path(__file__).parent / "results"
 CARTPOLE = {"n_steps": 512, "gae_lambda": 0.98, "cg_damping": 1e-3, "n_critic_updates": 20, "batch_size": 512}
 MUJOCO = {"n_steps": 1024, "cg_max_steps": 25, "n_critic_updates": 20}
+PACKAGES = ("numpy", "numba", "torch", "sb3-contrib", "stable-baselines3", "gymnasium")
 # Environment, number of them, options, steps of a round for (sb3-contrib, Gymnasium's environment, compiled one).
 CASES = {
     "CartPole-v1": (2, CARTPOLE, (8192, 40_960, 102_400)),
@@ -254,6 +256,58 @@ def ddpg(rounds):
     return found
 
 
+# Options that both have under the same names, and steps of a round for (Stable-Baselines3, Gymnasium's, compiled).
+ONE_TO_ONE = {"batch_size": 64, "train_freq": 1, "gradient_steps": 1, "target_update_interval": 500}
+TUNED = {"batch_size": 64, "train_freq": 256, "gradient_steps": 128, "target_update_interval": 10}
+DQN_CASES = {
+    "CartPole-v1, 64x64, one gradient step a step": ((64, 64), ONE_TO_ONE, (1024, 8192, 16_384)),
+    "CartPole-v1, 256x256, 128 gradient steps in 256 steps": ((256, 256), TUNED, (1024, 4096, 4096)),
+}
+
+
+def dqn(rounds):
+    """Steps per second of DQN, and the ratios of medians; and of the paper's protocol for hierarchical Q-learning."""
+    import gymnasium
+    import torch
+    from stable_baselines3 import DQN as Sb3
+
+    from cgopt_rl import DQN, HierarchicalQ
+    from cgopt_rl.presets import preset
+
+    torch.set_num_threads(1)
+    shared = {"learning_rate": 1e-3, "learning_starts": 256, "buffer_size": 100_000}
+    found = {}
+    for case, (net, options, steps) in DQN_CASES.items():
+        options = {**shared, **options}
+        peer = Sb3("MlpPolicy", gymnasium.make("CartPole-v1"), device="cpu", policy_kwargs={"net_arch": [*net]},
+                   seed=0, **options)  # fmt: skip
+        models = {"Stable-Baselines3": peer}
+        for name, env in (("Gymnasium", "CartPole-v1"), ("compiled", "cgopt/CartPole-v1")):
+            models[name] = DQN(env, net_arch=net, seed=0, round_steps=1024, **options)
+        raw = {name: [] for name in models}
+        for turn in range(rounds + 1):  # the first is to compile and to fill the buffer
+            for (name, model), count in zip(models.items(), steps, strict=True):
+                more = {"reset_num_timesteps": False} if name == "Stable-Baselines3" else {}
+                clock = time.perf_counter()
+                model.learn(count, **more)
+                if turn:
+                    raw[name].append(count / (time.perf_counter() - clock))
+        medians = {name: statistics.median(values) for name, values in raw.items()}
+        ratios = {name: medians[name] / medians["Stable-Baselines3"] for name in medians}
+        found[case] = {"steps_per_second": medians, "ratio": ratios, "raw": raw}
+        print(case, {k: f"{v:,.0f} ({ratios[k]:.1f}x)" for k, v in medians.items()}, flush=True)
+    times = []
+    for turn in range(rounds + 1):
+        model = HierarchicalQ("cgopt/SixStates-v0", seed=turn, **preset("hierarchical_q", "SixStates-v0"))
+        clock = time.perf_counter()
+        model.learn(600_000)
+        if turn:
+            times.append(time.perf_counter() - clock)
+    found["hierarchical Q-learning, 600k steps"] = {"seconds": statistics.median(times), "raw": times}
+    print(f"hierarchical Q-learning, 600k steps: {statistics.median(times):.2f} s", flush=True)
+    return found
+
+
 def fisher(rounds):
     """One Fisher product, 64 x 64, 2048 samples: J'MJ here, double backward of the mean KL in torch."""
     import torch
@@ -326,7 +380,7 @@ def double_backward(policy, theta, obs):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("training", "fisher", "ddpg"))
+    parser.add_argument("--only", choices=("training", "fisher", "dqn", "ddpg"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
@@ -336,9 +390,9 @@ def main(argv=None):
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "blas": sorted({f"{i['internal_api']} {i['version']} {i.get('architecture', '')}" for i in threadpool_info()}),
-        "versions": {name: version(name) for name in ("numpy", "numba", "torch", "sb3-contrib", "gymnasium")},
+        "versions": {name: version(name) for name in PACKAGES},
     }
-    for part, measure in (("training", training), ("fisher", fisher), ("ddpg", ddpg)):
+    for part, measure in (("training", training), ("fisher", fisher), ("dqn", dqn), ("ddpg", ddpg)):
         if options.only in (None, part):
             record[part] = measure(options.rounds)
     record["load_at_end"] = os.getloadavg()[0]

@@ -13,6 +13,7 @@ import importlib
 from typing import Any
 
 from . import nn, operators, preconditioners
+from .configuration import show_config
 from .kernels.cpu import get_num_threads, max_num_threads, set_num_threads
 from .linear import (
     BatchResult,
@@ -58,6 +59,7 @@ __all__ = [
     "optimize",
     "preconditioners",
     "set_num_threads",
+    "show_config",
     "testing",
     "trust_region_cg",
 ]

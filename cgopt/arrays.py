@@ -1,7 +1,7 @@
 """Arrays in and out: whose array an input is, and a NumPy view of it.
 
-NumPy arrays pass through. Anything else that speaks DLPack (a torch or jax tensor) is viewed without a copy when it
-lies in host memory, and answers go back to the library they came from.
+NumPy arrays pass through. Anything else that speaks DLPack (a torch or jax tensor) is viewed without a copy, as a NumPy
+array if it lies in host memory and as a CuPy array if it lies on a GPU; answers go back to the library they came from.
 """
 
 from __future__ import annotations
@@ -12,13 +12,114 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .kernels import cpu, gpu
+
 Array = npt.NDArray[Any]
 VECTOR_DTYPES = tuple(np.dtype(c) for c in "fdFD")
+
+
+HOST, CUDA = (1, 3), (2, 13)  # DLPack's device types: host and pinned host memory, device and managed memory
 
 
 def is_foreign(a: Any) -> bool:
     """Whether `a` is an array of another library that speaks DLPack."""
     return hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray)
+
+
+def is_csr_tensor(a: Any) -> bool:
+    """Whether `a` is one of torch's sparse tensors in compressed rows, which do not speak DLPack."""
+    return hasattr(a, "crow_indices") and str(getattr(a, "layout", "")) == "torch.sparse_csr"
+
+
+def on_device(a: Any) -> bool:
+    """Whether `a` is an array or a sparse matrix on a GPU."""
+    if isinstance(a, np.ndarray) or a is None:
+        return False
+    if gpu.is_array(a) or gpu.is_sparse(a):
+        return True
+    if is_csr_tensor(a):
+        return bool(getattr(a, "is_cuda", False))
+    try:
+        return hasattr(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) in CUDA
+    except Exception:  # what cannot be exported says so when it is viewed
+        return False
+
+
+def kernels_for(a: Any) -> Any:
+    """The backend whose kernels take the array: `cgopt.kernels.cpu` or `cgopt.kernels.gpu`."""
+    return gpu if gpu.is_array(a) else cpu
+
+
+def require_device(name: str) -> None:
+    """Raise if there is nothing to solve with for the argument `name`, which is on a device."""
+    reason = gpu.available()
+    if reason is not None:
+        raise RuntimeError(f"{name} lies on a device, and {reason}; to solve in host memory pass {name}.cpu()")
+
+
+def to_host(a: Any, name: str) -> str:
+    """How to bring an array from the device to the host, as one writes it."""
+    return f"{name}.get()" if gpu.is_array(a) or gpu.is_sparse(a) else f"{name}.cpu()"
+
+
+def as_device_array(a: Any, name: str) -> Any:
+    """`a`, on a GPU, as a CuPy array of float32 or float64; no copy unless the type must change.
+
+    Raises
+    ------
+    TypeError
+        If it is complex, or cannot be exported.
+    RuntimeError
+        If CuPy is missing, or a device that it can use.
+    """
+    if not gpu.is_array(a):
+        require_device(name)
+        try:
+            a = gpu.from_dlpack(a)
+        except Exception as error:
+            raise TypeError(f"{name} could not be viewed through DLPack ({error}): {_remedy(a, name)}") from error
+    dtype = supported_dtype(a.dtype, name)
+    if dtype.kind == "c":
+        raise TypeError(f"{name} is complex, which is solved for in host memory only: pass {to_host(a, name)}")
+    return a.astype(dtype, copy=False)
+
+
+def as_array_there(a: Any, name: str) -> Any:
+    """`as_array`, or `as_device_array` of what lies on the GPU."""
+    return as_device_array(a, name) if on_device(a) else as_array(a, name)
+
+
+def copied(a: Any) -> Any:
+    """A copy of an array where it lies."""
+    return a.copy() if gpu.is_array(a) else np.array(a)
+
+
+def contiguous(a: Any, dtype: Any = None) -> Any:
+    """`a` in C order and of the type, where it lies; no copy where it is so already."""
+    if not gpu.is_array(a):
+        return np.ascontiguousarray(a, dtype)
+    dtype = a.dtype if dtype is None else dtype
+    return a if a.dtype == dtype and a.flags.c_contiguous else a.astype(dtype, order="C")
+
+
+def require_together(**arrays: Any) -> bool:
+    """Whether arrays (None is none) lie on the GPU, all of them or none.
+
+    Raises
+    ------
+    TypeError
+        If some do and some do not.
+    """
+    there = {name: on_device(a) for name, a in arrays.items() if a is not None}
+    if len(set(there.values())) > 1:
+        host = next(name for name, lies_there in there.items() if not lies_there)
+        device = next(name for name, lies_there in there.items() if lies_there)
+        there_from = "cupyx.scipy.sparse.csr_matrix" if hasattr(arrays[host], "tocsr") else "cupy.asarray"
+        raise TypeError(
+            f"{device} lies on a device and {host} in host memory: pass {host} as {there_from}({host}), or "
+            f"{to_host(arrays[device], device)}"
+        )
+    return any(there.values())
 
 
 def from_foreign(a: Any, name: str) -> Array:
@@ -31,14 +132,14 @@ def from_foreign(a: Any, name: str) -> Array:
     """
     try:
         device = a.__dlpack_device__() if hasattr(a, "__dlpack_device__") else (1, 0)
-        if int(device[0]) in (1, 3):  # kDLCPU, kDLCUDAHost
+        if int(device[0]) in HOST:
             return np.from_dlpack(a)
     except Exception as error:  # the libraries raise what they like: BufferError, RuntimeError, ValueError, TypeError
         raise TypeError(
             f"{name} of type {type(a).__name__} could not be viewed through DLPack ({error}): {_remedy(a, name)}"
         ) from error
     raise TypeError(
-        f"{name} lies on a device ({getattr(a, 'device', device)}); this solver works in host memory: pass {name}.cpu()"
+        f"{name} lies on a device ({getattr(a, 'device', device)}); this works in host memory: pass {to_host(a, name)}"
     )
 
 
@@ -55,7 +156,7 @@ def _remedy(a: Any, name: str) -> str:
 
 def like(x: Array, model: Any) -> Any:
     """`x` as an array of the library that `model` belongs to, without a copy."""
-    if not is_foreign(model):
+    if not is_foreign(model) or type(model) is type(x):
         return x
     library = sys.modules[type(model).__module__.partition(".")[0]]
     if hasattr(library, "from_dlpack"):

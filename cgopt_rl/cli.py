@@ -1,7 +1,7 @@
 """The command line ``cgopt-rl``: each command is a dataclass, whose fields are its options.
 
-The exit status is 0 when the command did what was asked, 1 when the demo's policy did not reach its goal, 2 when the
-request or a file is at fault, and 130 after Ctrl-C.
+The exit status is 0 when the command did what was asked, 1 when learning diverged or the demo's policy did not reach
+its goal, 2 when the request or a file is at fault, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _parse(command: Any, name: str, words: list[str]) -> Any:
     except ModuleNotFoundError as error:
         raise Refused('the command line needs tyro: pip install "cgopt[rl]"') from error
     config: list[Any] = [tyro.conf.OmitArgPrefixes]
-    if command in (Resume, Evaluate, Plot):  # what they work on comes without a name before it
+    if command in (Resume, Evaluate, Plot, Animate):  # what they work on comes without a name before it
         config.append(tyro.conf.PositionalRequiredArgs)
     return tyro.cli(command, prog=f"cgopt-rl {name}", args=words, config=tuple(config))
 
@@ -187,6 +187,9 @@ def _conclude(model: Any, folder: Path, episodes: int) -> int:
 
     interrupted = model.steps < model.goal
     print(f"{model.steps:,} steps; the run is in {folder}.")
+    if model._broken():
+        print(model.status.value)
+        return FAILED
     if interrupted:
         print(f"Stopped before {model.goal:,}; cgopt-rl resume {folder} goes on.")
         return INTERRUPTED
@@ -342,6 +345,26 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Animate:
+    """Play one episode with a trained policy, and write it as an animated picture."""
+
+    run_folder: Path
+    """Folder of a run, or a checkpoint."""
+    output: Path = Path("episode.gif")
+    """Where the animation goes."""
+    seed: int = 0
+    """Of the environment."""
+
+    def run(self) -> int:
+        """Play, draw."""
+        from .animation import animate
+
+        frames, returned = animate(load(self.run_folder), self.output, seed=self.seed)
+        print(f"{frames - 1} steps, return {returned:g}; the animation is in {self.output}.")
+        return DONE
+
+
+@dataclass(frozen=True)
 class List:
     """List algorithms, compiled environments, and presets."""
 
@@ -395,6 +418,7 @@ COMMANDS: dict[str, type] = {
     "resume": Resume,
     "evaluate": Evaluate,
     "plot": Plot,
+    "animate": Animate,
     "bandits": Bandits,
     "list": List,
     "demo": Demo,

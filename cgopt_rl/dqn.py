@@ -35,6 +35,10 @@ Array = npt.NDArray[Any]
 class DQNConfig(OffPolicyConfig):
     """Options of DQN."""
 
+    learning_rate_final: float | None = None
+    """Step size in the end, which it falls to in proportion to steps; by default it stays."""
+    learning_rate_steps: int = 100_000
+    """Steps over which it falls."""
     target_network: bool = True
     """Compute targets with an older copy of the network; without it, the form of 2013."""
     target_update_interval: int = 500
@@ -56,7 +60,9 @@ class DQNConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("target_update_interval", "exploration_steps"):
+        if self.learning_rate_final is not None:
+            number("learning_rate_final", self.learning_rate_final, low=0.0)
+        for name in ("target_update_interval", "exploration_steps", "learning_rate_steps"):
             integer(name, getattr(self, name))
         for name in ("exploration_initial_eps", "exploration_final_eps"):
             number(name, getattr(self, name), low=0.0, high=1.0)
@@ -91,7 +97,7 @@ def dqn_agent(network: Any, c: DQNConfig, n_envs: int, rng: np.random.Generator)
         targets=np.zeros(size, np.float32),
         errors=np.zeros(size, np.float32),
         best=np.zeros(size, np.int64),
-        rate=c.learning_rate,
+        rate=float(c.learning_rate),
         clip=c.max_grad_norm,
         tau=c.tau,
         interval=max(1, c.target_update_interval // n_envs) if c.target_network else 0,
@@ -101,6 +107,14 @@ def dqn_agent(network: Any, c: DQNConfig, n_envs: int, rng: np.random.Generator)
         adaptive=c.optimizer == "adam",
         epsilon=np.array([c.exploration_initial_eps, c.exploration_final_eps, c.exploration_steps], np.float64),
     )
+
+
+def rate_at(c: DQNConfig, steps: int) -> float:
+    """The step size after so many environment steps; it holds for a round."""
+    if c.learning_rate_final is None:
+        return float(c.learning_rate)
+    share = min(1.0, steps / c.learning_rate_steps)
+    return float(c.learning_rate + share * (c.learning_rate_final - c.learning_rate))
 
 
 def dqn_state(a: kernels.Agent) -> dict[str, Array]:
@@ -135,6 +149,10 @@ class DQN(OffPolicy):
         c = self.config
         self.network = q_network(self.env.n_inputs, int(self.env.action_space.n), c)
         self.agent = dqn_agent(self.network, c, self.env.count, self.rng)
+
+    def _iterate(self) -> dict[str, float]:
+        self.agent = self.agent._replace(rate=rate_at(self.config, self.steps))
+        return super()._iterate()
 
     @property
     def theta(self) -> Array:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from . import checkpoint
 from .checks import integer, number
-from .dqn import DQNConfig, dqn_agent, dqn_state, q_network, q_values
+from .dqn import DQNConfig, dqn_agent, dqn_state, q_network, q_values, rate_at
 from .kernels import hierarchical as network_kernels
 from .kernels import tabular as kernels
 from .normalization import normalizer
@@ -257,6 +257,11 @@ class HierarchicalDQN(Goals, OffPolicy):
             meta_starts=c.meta_learning_starts,
             meta_every=c.meta_train_freq,
         )
+
+    def _iterate(self) -> dict[str, float]:
+        rate, a = rate_at(self.config, self.steps), self.agent
+        self.agent = a._replace(controller=a.controller._replace(rate=rate), meta=a.meta._replace(rate=rate))
+        return super()._iterate()
 
     def _state(self) -> dict[str, Array]:
         a = self.agent

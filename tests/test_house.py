@@ -12,7 +12,8 @@ import cgopt
 PACKAGE = Path(cgopt.__file__).parent
 FLOOR = {"kernels": 1, "arrays": 1, "arguments": 1, "status": 1}
 FLOOR |= {"operators": 2, "nn": 2, "preconditioners": 3, "linear": 3, "optimize": 4}
-BESIDE = {"gallery", "testing", "cli", "demo", "__main__", "__init__"}  # stand beside the floors: nothing imports them
+# These stand beside the floors: nothing imports them.
+BESIDE = {"gallery", "testing", "cli", "demo", "configuration", "__main__", "__init__"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

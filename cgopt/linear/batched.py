@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from ..arrays import Array, as_array, first_nonfinite, like
-from ..kernels import batch, cpu, loops
+from ..arrays import Array, as_array_there, contiguous, first_nonfinite, like, on_device, require_together
+from ..kernels import batch, cpu, gpu, loops
 from ..kernels.layouts import CSR, Dense, Work
 from ..status import OF_CODE, Status, info_of
 from .cg import CGSolver
@@ -83,7 +83,24 @@ class _Batch(NamedTuple):
             return Dense(self.layout.values[low:high])
         return self.layout._replace(data=self.layout.data[low:high])
 
+    def on_device(self) -> tuple[Dense | CSR, Any]:
+        """The matrices on the GPU, where the values are already, and the places of mirrored entries."""
+        asarray = gpu.cupy().asarray
+        if isinstance(self.layout, Dense):
+            return self.layout, None
+        indptr, indices, data = self.layout
+        return CSR(asarray(indptr), asarray(indices), data), asarray(self.mirror)
+
     def matrix(self, k: int) -> Any:
+        if on_device(self.layout[-1]):
+            values = self.layout[-1][k]
+            if isinstance(self.layout, Dense):
+                return values
+            dense = np.zeros(self.shape[1] ** 2, values.dtype, like=values)
+            lengths: Array = np.diff(self.layout.indptr.astype(np.int64))
+            rows = np.repeat(np.arange(self.shape[1]), lengths)
+            dense[gpu.cupy().asarray(rows * self.shape[1] + self.layout.indices)] = values
+            return dense.reshape(self.shape[1], self.shape[1])
         if isinstance(self.layout, Dense):
             return self.layout.values[k]
         indptr, indices, data = self.layout
@@ -107,7 +124,8 @@ def batched_cg(
     ----------
     A : (m, n, n) array, or (pattern, values)
         The matrices, real: dense, or with one sparsity pattern, a sparse (n, n) array whose own values do not matter,
-        and an (m, entries) array of values in the order of ``pattern.tocsr().data``.
+        and an (m, entries) array of values in the order of ``pattern.tocsr().data``. The pattern is SciPy's; arrays may
+        lie on a GPU, all of them, and are solved for there, a block of threads for each system.
     b : (m, n) or (n,) array
         Right-hand sides; one of shape (n,) serves all.
     x0 : (m, n) array, optional
@@ -155,7 +173,8 @@ def batched_cg(
         raise ValueError(
             f"M must be None or 'jacobi' for a batch, got {M!r}; for another, solve one by one with cgopt.cg"
         )
-    rhs = as_array(b, "b")
+    device = require_together(A=A[1] if isinstance(A, tuple) and len(A) == 2 else A, b=b, x0=x0)
+    rhs = as_array_there(b, "b")
     matrices = _matrices(A, rhs.dtype)
     m, n = matrices.shape
     if rhs.shape not in ((m, n), (n,)):
@@ -164,10 +183,10 @@ def batched_cg(
     if where is not None:
         raise ValueError(f"b holds NaN or infinity at index {where}; every entry must be finite")
     dtype = matrices.layout[-1].dtype
-    rhs = np.ascontiguousarray(np.broadcast_to(rhs, (m, n)), dtype)
-    x = np.zeros((m, n), dtype)
+    rhs = contiguous(np.broadcast_to(rhs, (m, n)), dtype)
+    x = np.zeros((m, n), dtype, like=rhs)
     if x0 is not None:
-        start = as_array(x0, "x0")
+        start = as_array_there(x0, "x0")
         if start.shape != (m, n):
             raise ValueError(f"x0 must have shape ({m}, {n}), got {start.shape}")
         if first_nonfinite(start) is not None:
@@ -179,6 +198,39 @@ def batched_cg(
         codes[:] = loops.CONVERGED
         return BatchResult(like(x, b), codes, iterations, rr)
     unit = float(np.finfo(dtype).eps) / 2.0
+    if device:
+        layout, mirror = matrices.on_device()
+        options = M == "jacobi", check
+        gpu.solve_batch(layout, mirror, *options, rhs, x, rtol, atol, limit, unit, PATIENCE, codes, iterations, rr)
+    else:
+        _solve_slices(matrices, M == "jacobi", check, rhs, x, rtol, atol, limit, unit, codes, iterations, rr)
+    _raise_for(codes, matrices)
+    norms = np.sqrt(rr)
+    for k in np.flatnonzero(codes == batch.EXTREME):
+        single = CGSolver(matrices.matrix(int(k)), M=M, check=check).solve(
+            rhs[k], None if x0 is None else x[k], rtol=rtol, atol=atol, maxiter=limit
+        )
+        x[k], iterations[k], norms[k] = single.x, single.iterations, single.residual_norm
+        codes[k] = next(code for code, status in OF_CODE.items() if status is single.status)
+    return BatchResult(like(x, b), codes, iterations, norms)
+
+
+def _solve_slices(
+    matrices: _Batch,
+    jacobi: bool,
+    check: bool,
+    rhs: Array,
+    x: Array,
+    rtol: float,
+    atol: float,
+    limit: int,
+    unit: float,
+    codes: Array,
+    iterations: Array,
+    rr: Array,
+) -> None:
+    """Solve on the CPU, so many systems at a time that signals are looked at now and then."""
+    (m, n), dtype = x.shape, x.dtype
     threads = cpu.get_num_threads()
     V, S = np.empty((CHUNKS, 4, n), dtype), np.empty((CHUNKS, loops.SCALARS))
     kernel = cpu.solve_batch("dense" if isinstance(matrices.layout, Dense) else "csr")
@@ -193,7 +245,7 @@ def batched_cg(
             work,
             matrices.slice(low, part.stop),
             matrices.mirror,
-            M == "jacobi",
+            jacobi,
             check,
             rhs[part],
             x[part],
@@ -209,32 +261,23 @@ def batched_cg(
             iterations[part],
             rr[part],
         )
-    _raise_for(codes, matrices)
-    norms = np.sqrt(rr)
-    for k in np.flatnonzero(codes == batch.EXTREME):
-        single = CGSolver(matrices.matrix(int(k)), M=M, check=check).solve(
-            rhs[k], None if x0 is None else x[k], rtol=rtol, atol=atol, maxiter=limit
-        )
-        x[k], iterations[k], norms[k] = single.x, single.iterations, single.residual_norm
-        codes[k] = next(code for code, status in OF_CODE.items() if status is single.status)
-    return BatchResult(like(x, b), codes, iterations, norms)
 
 
 def _matrices(A: Any, dtype: Any) -> _Batch:
     """The matrices of a batch in the type that is computed in."""
     none = np.empty(0, np.int64)
     if not isinstance(A, tuple):
-        values = as_array(A, "A")
+        values = as_array_there(A, "A")
         if values.ndim != 3 or values.shape[1] != values.shape[2]:
             raise ValueError(
                 f"A must have shape (m, n, n), or be a pair (pattern, values) of sparse matrices; got {values.shape}"
             )
         _require_real(values.dtype, dtype)
-        values = np.ascontiguousarray(values, np.result_type(values.dtype, dtype))
+        values = contiguous(values, np.result_type(values.dtype, dtype))
         return _Batch(Dense(values), none, values.shape[:2], values.shape[1] ** 2)
     if len(A) != 2 or not sp.issparse(A[0]):
         raise TypeError("A as a tuple must be (pattern, values): a sparse (n, n) array, and an (m, entries) array")
-    pattern, values = A[0].tocsr(), as_array(A[1], "the values of A")
+    pattern, values = A[0].tocsr(), as_array_there(A[1], "the values of A")
     if pattern.ndim != 2 or pattern.shape[0] != pattern.shape[1]:
         raise ValueError(f"the pattern of A must be square, got {pattern.shape}")
     if values.ndim != 2 or values.shape[1] != pattern.nnz:
@@ -252,7 +295,7 @@ def _matrices(A: Any, dtype: Any) -> _Batch:
         raise ValueError("the pattern of A holds an entry twice; call sum_duplicates() and give one value for each")
     place = np.minimum(np.searchsorted(keys[order], mirrored), max(keys.size - 1, 0))
     mirror = np.where(keys[order][place] == mirrored, order[place], -1)
-    values = np.ascontiguousarray(values, np.result_type(values.dtype, dtype))
+    values = contiguous(values, np.result_type(values.dtype, dtype))
     layout = CSR(pattern.indptr.astype(np.uint32), pattern.indices.astype(np.uint32), values)
     return _Batch(layout, mirror, (values.shape[0], n), pattern.nnz)
 

@@ -155,7 +155,7 @@ def block_cg(
     right = as_array(B, "B")
     if right.ndim != 2:
         raise ValueError(f"B must have shape (n, k), got {right.shape}; for one right-hand side use cgopt.cg")
-    operator = as_operator(A, n=right.shape[0], dtype=right.dtype, format=format)
+    operator = as_operator(A, n=right.shape[0], dtype=right.dtype, format=format, device=False)
     n, k = right.shape
     if operator.shape[0] != n:
         raise ValueError(f"B must have shape ({operator.shape[0]}, k) to go with A of shape {operator.shape}")

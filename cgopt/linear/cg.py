@@ -14,18 +14,29 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..arrays import Array, as_array, first_nonfinite, like
+from ..arrays import (
+    Array,
+    as_array,
+    as_array_there,
+    as_device_array,
+    contiguous,
+    first_nonfinite,
+    like,
+    on_device,
+    require_together,
+    to_host,
+)
 from ..kernels.layouts import HalfCSR
-from ..operators import MatrixOperator, as_operator
+from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from ..operators.ordering import small_bandwidth
 from ..preconditioners import as_preconditioner
 from ..preconditioners.choose import choose, worth_choosing
 from .automatic import Trial, solve_automatically
-from .many import solve_many
+from .many import solve_columns, solve_many
 from .one import solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
-from .workspace import System, Workspace, checked_system
+from .workspace import DeviceSystem, DeviceWorkspace, System, Workspace, checked_system
 
 
 class CGSolver:
@@ -56,6 +67,8 @@ class CGSolver:
         an order that knows nothing of the mesh or graph: products are then two to four times as fast, and preparing
         takes the time of some hundred iterations more. M must be a name or class, or None. Right-hand sides, solutions
         and what callbacks see are in the order of A.
+    device : bool, optional
+        Whether a function, or an object with ``matvec``, multiplies CuPy arrays. Arrays and matrices tell themselves.
 
     Attributes
     ----------
@@ -92,12 +105,13 @@ class CGSolver:
         check: bool = True,
         format: str | None = None,
         reorder: bool = False,
+        device: bool | None = None,
     ) -> None:
-        self.operator = self._solved = as_operator(A, n=n, dtype=dtype, format=format)
+        self.operator = self._solved = as_operator(A, n=n, dtype=dtype, format=format, device=device)
         self._order: Array | None = None  # unknown i of the solve is unknown order[i] of A
         if reorder and self.shape[0] > 0:
             self._reorder(A, M, format)
-        if isinstance(self.operator, MatrixOperator) and self.operator.bad_row >= 0:
+        if isinstance(self.operator, MatrixOperator | DeviceMatrix) and self.operator.bad_row >= 0:
             M = None  # A is not positive definite: solve() will say so, whatever M is
         # With "auto", Jacobi until a solve shows that something else would pay
         self._undecided = isinstance(M, str) and M.lower() == "auto" and worth_choosing(self._solved)
@@ -160,7 +174,7 @@ class CGSolver:
         -------
         CGResult, or ManyResult for (n, k) b with k > 1
         """
-        rhs = as_array(b, "b")
+        rhs = self._array(b, "b")
         n = self.shape[0]
         if rhs.ndim not in (1, 2) or rhs.shape[0] != n:
             raise ValueError(
@@ -184,7 +198,7 @@ class CGSolver:
             start = start.astype(dtype, copy=False)
         if rhs.size == 0:
             return nothing_to_solve(rhs, dtype, many)
-        rhs = np.ascontiguousarray(rhs if many else rhs.reshape(n), dtype=dtype)
+        rhs = contiguous(rhs if many else rhs.reshape(n), dtype)
         with self._lock:
             if self._busy:
                 raise RuntimeError(
@@ -199,6 +213,9 @@ class CGSolver:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
                     result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners)
+                elif many and self.operator.on_device:
+                    space = self._workspace(dtype, 1)
+                    result = solve_columns(self._system, space, rhs, start, goal, listeners)
                 elif many:
                     space_for = functools.partial(self._workspace, dtype)
                     result = solve_many(self._system, space_for, rhs, start, goal, listeners)
@@ -228,6 +245,20 @@ class CGSolver:
         permuted.sort_indices()
         self._solved = MatrixOperator(permuted, format=format)
 
+    def _array(self, a: Any, name: str) -> Array:
+        """An argument as an array that lies where the operator works."""
+        there = on_device(a)
+        if there and self.operator.on_device:
+            return as_device_array(a, name)
+        if there:
+            raise TypeError(
+                f"{name} lies on a device and A in host memory: pass {to_host(a, name)}, or A as a CuPy matrix; "
+                "for a function that multiplies CuPy arrays there is CGSolver(A, ..., device=True)"
+            )
+        if self.operator.on_device:
+            raise TypeError(f"A lies on a device and {name} in host memory: pass {name} as cupy.asarray({name})")
+        return as_array(a, name)
+
     def _start_vector(self, x0: Any, rhs: Array) -> Array | None:
         """The initial guess as an array of the right shape, or None for zero."""
         if x0 is None:
@@ -239,7 +270,7 @@ class CGSolver:
             if self.preconditioner is None:
                 return rhs.reshape(n) if rhs.shape == (n, 1) else rhs
             return self.preconditioner @ (rhs.reshape(n) if rhs.shape == (n, 1) else rhs)
-        start = as_array(x0, "x0")
+        start = self._array(x0, "x0")
         many = rhs.ndim == 2 and rhs.shape[1] != 1
         allowed = [rhs.shape] if many else [(n,), (n, 1)]
         if start.shape not in allowed:
@@ -275,7 +306,11 @@ class CGSolver:
         if space is None:
             if len(self._spaces) >= 4:  # a workspace is four vectors: do not hoard them
                 self._spaces.clear()
-            space = self._spaces[dtype, columns] = Workspace(self._system, dtype, columns)
+            if isinstance(self._system, DeviceSystem):
+                space = DeviceWorkspace(self._system, dtype)
+            else:
+                space = Workspace(self._system, dtype, columns)
+            self._spaces[dtype, columns] = space
         return space
 
     def __repr__(self) -> str:
@@ -309,7 +344,8 @@ def cg(
     ----------
     A : (n, n) array, sparse array or matrix, LinearOperator, tensor, object with ``matvec`` and ``shape``, callable
         The matrix: float32, float64, complex64, complex128; integers are cast. Only products with it are needed; a
-        function ``v -> A v`` will do.
+        function ``v -> A v`` will do. With A and b on a GPU (CuPy's arrays and sparse matrices, CUDA tensors) the solve
+        runs there.
     b : (n,), (n, 1) or (n, k) array
         Right-hand side; k of them are solved at once, with one pass over A an iteration and a status for each. (Where
         the vectors of a few fit the processor's cache and those of all do not, a few at a time.)
@@ -372,9 +408,11 @@ def cg(
     >>> cgopt.cg(A, np.ones(2500), maxiter=5).status.name
     'MAXITER'
     """
-    rhs = as_array(b, "b")
+    if isinstance(A, np.ndarray) or sp.issparse(A) or on_device(A):  # (a function goes where b is)
+        require_together(A=A, b=b)
+    rhs = as_array_there(b, "b")
     n = rhs.shape[0] if rhs.ndim else 0
-    solver = CGSolver(A, M=M, n=n, dtype=rhs.dtype, check=check, format=format)
+    solver = CGSolver(A, M=M, n=n, dtype=rhs.dtype, check=check, format=format, device=on_device(rhs))
     return solver.solve(
         b,
         x0,

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..arrays import Array, real_view
+from ..arrays import Array, contiguous, real_view
 from ..kernels import cpu, loops
 from ..kernels.layouts import Layout
 from ..status import OF_CODE
-from .one import error_goal_of
+from .one import error_goal_of, solve_one
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
@@ -40,6 +40,23 @@ def steps_of(log: Array, j: int) -> Array:
     moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
     mine: Array = log[: moved[-1] + 1 if moved.size else 0, j]
     return mine
+
+
+def solve_columns(
+    system: System, space: Workspace, b: Array, start: Array | None, goal: Goal, listeners: Listeners
+) -> ManyResult:
+    """Solve ``A X = B`` one column after the other; parameters and answer as for `solve_many`, with one workspace."""
+    columns = [
+        solve_one(
+            system, space, contiguous(b[:, j]), None if start is None else contiguous(start[:, j]), goal, listeners
+        )
+        for j in range(b.shape[1])
+    ]
+    x = np.empty(b.shape, space.dtype, like=b)
+    for j, column in enumerate(columns):
+        x[:, j] = column.x
+        column.x = x[:, j]
+    return ManyResult(x, columns)
 
 
 def solve_many(

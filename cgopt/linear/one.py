@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..arrays import Array, real_view
-from ..kernels import cpu, loops
+from ..kernels import loops
 from ..status import OF_CODE, Status
 from .lanczos import ErrorGoal
 from .result import CGResult
@@ -60,7 +60,7 @@ def solve_one(
     """
     n, exact, w, s, V = system.n, system.exact, space.work, space.s, space.V
     norm, exponent = space.norm_and_exponent(b)
-    x = np.zeros(n, space.dtype)
+    x = space.zeros(n)
     if norm == 0.0:
         return CGResult(x, Status.CONVERGED, 0, 0.0, space.log[:0], (0.0, 0.0))
     # Solved is 2^eA A x' = 2^e b; then x = 2^shift x'.
@@ -71,7 +71,7 @@ def solve_one(
         if shift:
             scale_rows(x[None, :], [-shift])
         with np.errstate(over="ignore", invalid="ignore"):
-            rr = cpu.residual(exact, b, scale, x, r, w)
+            rr = space.residual(exact, b, scale, x, r)
     if start is None or not math.isfinite(rr):  # (a guess that far away is worth nothing)
         x[...] = 0.0
         np.multiply(b, b.dtype.type(scale), out=r)
@@ -122,7 +122,7 @@ def solve_one(
             first = False
         if layout is system.rounded and code in DUE_TO_ROUNDING and iterations < goal.maxiter:
             layout, advance, first, code = system.layout, space.steps, True, loops.RUNNING
-            s[loops.RR] = s[loops.BEST] = s[loops.PEAK] = cpu.residual(exact, b, scale, x, r, w)
+            s[loops.RR] = s[loops.BEST] = s[loops.PEAK] = space.residual(exact, b, scale, x, r)
             s[loops.DROP] = s[loops.FAILED] = s[loops.GAP] = 0.0
             if logs:
                 logs[-1][-1, loops.LOG_RR], logs[-1][-1, loops.LOG_BETA] = s[loops.RR], 0.0
@@ -138,7 +138,7 @@ def solve_one(
 
     true = s[loops.RR]
     if iterations and code not in (loops.CONVERGED, loops.STAGNATED, loops.MAXITER):
-        true = cpu.residual(exact, b, scale, x, r, w)
+        true = space.residual(exact, b, scale, x, r)
     if true <= target:
         code = loops.CONVERGED
     if code == loops.ACCURATE and error_goal is not None and not error_goal.supported(logs[0], s[loops.RZ0], true):
@@ -148,7 +148,7 @@ def solve_one(
         direction = system.bad_direction(space.dtype) if system.bad_row >= 0 else V[2, :n].copy()
     if shift:
         if space.unscale(x, shift):  # digits were lost below the smallest number, or above the largest
-            true = cpu.residual(exact, b, scale, space.scratch(n), r, w)
+            true = space.residual(exact, b, scale, space.scratch(n), r)
             code = loops.STAGNATED if code == loops.CONVERGED and not true <= target else code
     if not math.isfinite(true) or (shift and not space.all_finite(x)):
         code = loops.NONFINITE

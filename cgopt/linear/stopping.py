@@ -162,7 +162,8 @@ class Listeners:
         if self.order is not None:
             x = in_given_order(x, self.order)
         shown = x.view()
-        shown.flags.writeable = False
+        if isinstance(shown, np.ndarray):
+            shown.flags.writeable = False
         with np.errstate(over="ignore", under="ignore"):
             sizes = [
                 np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.atleast_1d(exponent)),

@@ -163,7 +163,7 @@ def trust_region_cg(
         raise ValueError(f"radius must be a positive real number, got {radius!r}")
     if method == "gltr" and math.isinf(radius):
         raise ValueError("radius must be finite for method='gltr': without a boundary the model may have no minimum")
-    operator = as_operator(A, n=gradient.size, dtype=gradient.dtype)
+    operator = as_operator(A, n=gradient.size, dtype=gradient.dtype, device=False)
     if operator.shape[0] != gradient.size:
         raise ValueError(f"g must have shape ({operator.shape[0]},) to go with A of shape {operator.shape}")
     system = checked_system(operator, as_preconditioner(M, operator), check).without_sweeps()

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, first_nonfinite, real_view
-from ..kernels import cpu, loops
+from ..arrays import Array, first_nonfinite, on_device, real_view
+from ..kernels import cpu, gpu, loops
 from ..kernels.layouts import DenseLower, HalfCSR
 from ..operators import MatrixOperator, Operator, Scaled, formats
 from ..operators.check import require_hermitian
-from ..operators.matrices import extreme_exponent
-from ..preconditioners import Factored, Jacobi
+from ..operators.device import DeviceMatrix, extreme_exponent, times_power_of_two
+from ..preconditioners import Chebyshev, Factored, Jacobi
 
 SLICE = 1024  # iterations between two looks at the outside world, at the most
 SLICE_BYTES = 200_000_000  # and bytes: about a tenth of a second on one slow core
@@ -130,7 +130,7 @@ class System:
         """The coordinate in which the curvature is not positive."""
         direction = np.zeros(self.n, dtype)
         direction[self.bad_row] = 1.0
-        return direction
+        return gpu.cupy().asarray(direction) if self.operator.on_device else direction
 
 
 def checked_system(operator: Operator, preconditioner: Operator | None, check: bool) -> System:
@@ -141,11 +141,16 @@ def checked_system(operator: Operator, preconditioner: Operator | None, check: b
         fixed = not getattr(preconditioner, "varies", False)  # what varies is no one matrix that could be Hermitian
         if preconditioner is not None and fixed and not isinstance(preconditioner, Jacobi | Factored):
             exponent_m = require_hermitian(preconditioner, "M")[1] + getattr(preconditioner, "exponent", 0)
-    return System(operator, preconditioner, norm, exponent, exponent_m)
+    kind = DeviceSystem if operator.on_device else System
+    return kind(operator, preconditioner, norm, exponent, exponent_m)
 
 
 class Workspace:
     """Arrays of a solve for one data type and number of columns."""
+
+    work: Any
+    work_real: Any
+    steps: Any
 
     def __init__(self, system: System, dtype: np.dtype[Any], columns: int) -> None:
         n = system.n
@@ -199,6 +204,14 @@ class Workspace:
     def nbytes(self) -> int:
         """Bytes of the vectors."""
         return int(self.V.nbytes)
+
+    def zeros(self, n: int) -> Array:
+        """A vector of zeros."""
+        return np.zeros(n, self.dtype)
+
+    def residual(self, A: Any, b: Array, scale: float, x: Array, r: Array) -> float:
+        """``r = scale b - A x``; returns ``r'r``."""
+        return cpu.residual(A, b, scale, x, r, self.work)
 
     def scratch(self, n: int) -> Array:
         """A vector that holds nothing between two iterations: q's."""
@@ -254,12 +267,15 @@ class OnViews:
     def __init__(self, M: Operator, dtype: np.dtype[Any], exponent: int) -> None:
         self.M, self.dtype, self.exponent = M, dtype, exponent
         self.varies: bool = getattr(M, "varies", False)
+        self.capturable = M.capturable
         self.ratio: Any = 1.0  # of Polak and Ribiere's beta to that of a constant M, for those that vary
 
     def matvec(self, r: Array, out: Array) -> None:
         """``out = 2^exponent M r``."""
         self.M.matvec(r.view(self.dtype), out=out.view(self.dtype))
-        if self.exponent:
+        if self.exponent and self.M.on_device:
+            out[...] = times_power_of_two(out, self.exponent)
+        elif self.exponent:
             np.ldexp(out, self.exponent, out=out)
 
     def matmat(self, R: Array, out: Array, act: Array) -> None:
@@ -267,6 +283,119 @@ class OnViews:
         Z = self.M.matmat(np.ascontiguousarray(R.view(self.dtype)[act].T))
         scale_rows(Z.T, np.full(act.size, self.exponent))
         out.view(self.dtype)[act] = Z.T
+
+
+class DeviceSystem(System):
+    """A matrix and its preconditioner as the kernels of a GPU take them.
+
+    Attributes
+    ----------
+    kind : {"identity", "diagonal", "chebyshev", "python"}
+        What the preconditioner is: with all but the last, and a matrix, a solve is launches of one kernel.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        preconditioner: Operator | None,
+        norm_estimate: float,
+        exponent: int,
+        exponent_m: int | None,
+    ) -> None:
+        self.operator, self.preconditioner = operator, preconditioner
+        self.n, self.dtype = operator.shape[0], operator.dtype
+        self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
+        self.exact: Any = Scaled(operator, 2.0**exponent) if exponent else operator
+        if isinstance(operator, DeviceMatrix):
+            self.exact, self.exponent = operator.layout, operator.exponent
+            self.norm, self.bad_row = operator.norm_bound, operator.bad_row
+        self.layout = self.exact
+        self.kind = "identity" if preconditioner is None else "python"
+        if isinstance(preconditioner, Jacobi):
+            self.kind = "diagonal"
+            stored = preconditioner.inverse_diagonal
+            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max()), stored.dtype)
+        elif isinstance(preconditioner, Chebyshev) and preconditioner.operator is operator:
+            if isinstance(operator, DeviceMatrix):
+                self.kind, exponent_m = "chebyshev", -self.exponent
+        self.exponent_m = -self.exponent if exponent_m is None else exponent_m
+
+    def formats(self, columns: int) -> tuple[str, str]:
+        """Names of the layout, twice: products and true residuals are made with the same."""
+        return (gpu.layout_name(self.exact),) * 2
+
+    def traffic(self, itemsize: int, columns: int = 1) -> int:
+        """Bytes that one iteration moves: a store to a line that was not read costs nothing more here."""
+        # Product: p, q. update_residual: r twice, q. update_direction: x twice, p twice, r.
+        streams = 10 + {"identity": 0, "diagonal": 2, "python": 3, "chebyshev": 0}[self.kind]
+        passes = 1
+        if self.kind == "chebyshev":
+            # The start reads the inverse diagonal, writes y, z, d; a step reads it, d, y, z and writes y, z, d.
+            steps = self.preconditioner.degree - 1  # type: ignore[union-attr]
+            streams, passes = streams + 4 + 7 * steps, passes + steps
+        return passes * self.operator.nbytes + streams * itemsize * self.n
+
+
+class DeviceWorkspace(Workspace):
+    """Arrays of a solve on a GPU for one data type: what `solve_one` asks of a `Workspace`."""
+
+    def __init__(self, system: DeviceSystem, dtype: np.dtype[Any]) -> None:
+        n = system.n
+        self.dtype, self.kind = dtype, system.kind
+        self.work = self.work_real = gpu.share(n)
+        self.V = gpu.cupy().zeros((6, n), dtype)
+        self.Vr = self.V
+        self.s = np.zeros(loops.SCALARS)
+        self.low, self.high = SAFE_NORM[dtype.char]
+        self.unit = float(np.finfo(dtype).eps) / 2.0
+        self.slice = SLICE
+        self.log = np.zeros((SLICE, loops.LOG_COLUMNS))
+        self.M = self._preconditioner(system, doubled=False)
+        self.steps = gpu.cg_steps(*system.formats(1), self.kind)
+
+    def _preconditioner(self, system: System, doubled: bool) -> Any:
+        M = system.preconditioner
+        if isinstance(M, Jacobi):
+            return times_power_of_two(M.inverse_diagonal, M.exponent + system.exponent_m).astype(self.dtype)
+        if isinstance(M, Chebyshev) and self.kind == "chebyshev":
+            lower, upper = M.interval
+            inverse = M.inverse_diagonal.astype(self.dtype)
+            return gpu.Polynomial(inverse, (upper + lower) / 2.0, (upper - lower) / 2.0, M.degree)
+        return None if M is None else OnViews(M, self.dtype, system.exponent_m)
+
+    def zeros(self, n: int) -> Any:
+        """A vector of zeros."""
+        return gpu.cupy().zeros(n, self.dtype)
+
+    def residual(self, A: Any, b: Any, scale: float, x: Any, r: Any) -> float:
+        """``r = scale b - A x``; returns ``r'r``."""
+        return float(gpu.residual(A, b, scale, x, r, self.work))
+
+    def unscale(self, x: Any, shift: int) -> bool:
+        """As that of `Workspace`."""
+        kept = self.scratch(x.size)
+        before = x.copy()
+        x[...] = times_power_of_two(x, shift)
+        kept[...] = times_power_of_two(x, -shift)
+        return bool((before != kept).any())
+
+    def all_finite(self, x: Any) -> bool:
+        """Whether x holds no NaN and no infinity."""
+        return bool(np.isfinite(x).all())
+
+    def norm_and_exponent(self, b: Any) -> tuple[float, int]:
+        """As that of `Workspace`."""
+        square = gpu.dot(b, b, self.work)
+        if self.low * self.low <= square <= self.high * self.high:
+            return math.sqrt(square), 0
+        largest = float(abs(b).max())
+        if not math.isfinite(largest):
+            raise ValueError(f"b holds NaN or infinity at index {first_nonfinite(b)}; every entry must be finite")
+        if largest == 0.0:
+            return 0.0, 0
+        exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
+        scaled = times_power_of_two(b, exponent)
+        return math.sqrt(gpu.dot(scaled, scaled, self.work)), exponent
 
 
 def times_power(value: float, exponent: int) -> float:
@@ -281,5 +410,8 @@ def scale_rows(x: Array, exponents: Any) -> None:
     """Multiply the rows of x by powers of two, exactly and in place."""
     with np.errstate(over="ignore", under="ignore"):  # what leaves the range becomes infinite, and is reported as such
         for j in np.flatnonzero(exponents):
+            if on_device(x):
+                x[j] = times_power_of_two(x[j], int(exponents[j]))
+                continue
             row = np.ascontiguousarray(x[j])
             x[j] = np.ldexp(real_view(row), int(exponents[j])).view(x.dtype)

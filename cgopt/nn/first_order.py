@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..arguments import float_dtype, real_number, whole_number
-from ..arrays import Array, as_array
-from ..kernels import cpu
+from ..arrays import Array, as_array, on_device, require_together
+from ..kernels import cpu, gpu
 from .network import require_buffer
 
 
@@ -33,6 +33,10 @@ class _Stepper:
     def _check(self, theta: Array, gradient: Array) -> None:
         require_buffer(theta, (self.n,), self.dtype, "theta")
         require_buffer(gradient, (self.n,), self.dtype, "gradient")
+        if require_together(theta=theta, gradient=gradient):  # on the GPU: what a step carries on goes there with it
+            for name in self.VECTORS:
+                if not on_device(getattr(self, name)):
+                    setattr(self, name, gpu.cupy().asarray(getattr(self, name)))
 
     def state(self) -> dict[str, Array]:
         """All that changes from step to step, as arrays: for a checkpoint."""
@@ -44,7 +48,10 @@ class _Stepper:
         if missing:
             raise ValueError(f"state lacks {', '.join(sorted(missing))}; it must come from the same kind of optimiser")
         for name in self.VECTORS:
-            getattr(self, name)[...] = state[name]
+            if on_device(state[name]):
+                setattr(self, name, state[name].copy())
+            else:
+                getattr(self, name)[...] = state[name]
         self.steps = int(state["steps"][0])
 
 
@@ -95,11 +102,8 @@ class SGD(_Stepper):
         """Change `theta` in place by one step."""
         self._check(theta, gradient)
         self.steps += 1
-        cpu.run(
-            cpu.momentum_step,
-            self._work,
-            *(theta, gradient, self.velocity, self.learning_rate, self.momentum, self.nesterov, self._work),
-        )
+        rule = self.learning_rate, self.momentum, self.nesterov
+        run_pass("momentum_step", self._work, theta, gradient, self.velocity, *rule)
 
 
 class Adam(_Stepper):
@@ -152,11 +156,8 @@ class Adam(_Stepper):
         beta1, beta2 = self.betas
         rate = self.learning_rate / (1.0 - beta1**self.steps)  # the bias corrections, as factors
         spread = 1.0 / (1.0 - beta2**self.steps)
-        cpu.run(
-            cpu.adam_step,
-            self._work,
-            *(theta, gradient, self.mean, self.square, rate, beta1, beta2, spread, self.eps, self._work),
-        )
+        rule = rate, beta1, beta2, spread, self.eps
+        run_pass("adam_step", self._work, theta, gradient, self.mean, self.square, *rule)
 
 
 def soft_update(target: Array, theta: Array, tau: float) -> None:
@@ -180,8 +181,16 @@ def soft_update(target: Array, theta: Array, tau: float) -> None:
         raise ValueError(f"tau must be from 0 to 1, got {tau!r}")
     if target.shape != theta.shape or target.dtype != theta.dtype or target.ndim != 1:
         raise ValueError(f"target and theta must be vectors of one shape and type; got {target.shape}, {theta.shape}")
-    work = cpu.share_rows(theta.size, theta.size)
-    cpu.run(cpu.blend, work, target, theta, tau, work)
+    require_together(target=target, theta=theta)
+    run_pass("blend", cpu.share_rows(theta.size, theta.size), target, theta, tau)
+
+
+def run_pass(name: str, work: Any, theta: Array, *args: Any) -> None:
+    """One fused pass over vectors, by the kernels of where they lie."""
+    if on_device(theta):
+        getattr(gpu, name)(theta, *args)
+    else:
+        cpu.run(getattr(cpu, name), work, theta, *args, work)
 
 
 def lbfgs(

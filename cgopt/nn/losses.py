@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import real_number
-from ..arrays import Array, as_array
-from ..kernels import cpu
+from ..arrays import Array, as_array_there, contiguous, kernels_for, on_device, require_together
 from .network import require_finite
 
 Weights = Array | None
@@ -51,7 +50,7 @@ class DiagonalCurvature(OutputCurvature):
         root = np.sqrt(np.broadcast_to(self.d, self.shape))
         columns = []
         for c in range(self.shape[-1]):
-            column = np.zeros(self.shape, root.dtype)
+            column = np.zeros(self.shape, root.dtype, like=root)
             column[..., c] = root[..., c]
             columns.append(column)
         return columns
@@ -66,9 +65,9 @@ class SoftmaxCurvature(OutputCurvature):
     def multiply(self, U: Array) -> None:
         units = self.p.shape[-1]
         k = U.shape[-2] if U.ndim > self.p.ndim else 1
-        rows = np.ascontiguousarray(U)
+        rows = contiguous(U)
         p, scaled = self.p.reshape(-1, units), self.scaled.reshape(-1, units)
-        cpu.softmax_curvature(rows.reshape(-1, k, units), p, scaled)  # scale p (u - p'u)
+        kernels_for(U).softmax_curvature(rows.reshape(-1, k, units), p, scaled)  # scale p (u - p'u)
         if rows is not U:
             U[...] = rows
 
@@ -156,13 +155,14 @@ class Loss:
 
     def _targets(self, Z: Array, Y: Any) -> Array:
         """Y, checked against Z: real numbers of its shape."""
-        Y = as_array(Y, "Y")
+        Y = as_array_there(Y, "Y")
         if Y.shape != Z.shape:
             raise ValueError(f"Y must have the outputs' shape {Z.shape}, got {Y.shape}")
         require_finite(Y, "Y")
         return Y.astype(Z.dtype, copy=False)
 
     def _checked(self, Z: Array, Y: Any, weights: Any) -> tuple[Array, Array, Weights]:
+        require_together(outputs=Z, Y=Y, weights=weights)
         return Z, self._targets(Z, Y), _checked_weights(Z, weights)
 
     def __repr__(self) -> str:
@@ -241,7 +241,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     def _targets(self, Z: Array, Y: Any) -> Array:
-        labels = np.asarray(Y)
+        labels = Y if on_device(Y) else np.asarray(Y)
         if labels.dtype.kind not in "iu":
             Y = super()._targets(Z, Y)
             total = Y.sum(axis=-1)
@@ -340,11 +340,11 @@ def _checked_weights(Z: Array, weights: Any) -> Weights:
     """Weights of samples, or of samples and steps, in the outputs' type."""
     if weights is None:
         return None
-    weights = as_array(weights, "weights").astype(Z.dtype, copy=False)
+    weights = as_array_there(weights, "weights").astype(Z.dtype, copy=False)
     if weights.ndim == 0 or weights.shape != Z.shape[: weights.ndim] or weights.ndim >= Z.ndim:
         raise ValueError(f"weights must have shape ({Z.shape[0]},)" + _or_steps(Z) + f", got {weights.shape}")
     require_finite(weights, "weights")
-    return weights.reshape(*weights.shape, *(1,) * (Z.ndim - 1 - weights.ndim)) * np.ones(Z.shape[:-1], Z.dtype)
+    return weights.reshape(*weights.shape, *(1,) * (Z.ndim - 1 - weights.ndim)) * np.ones(Z.shape[:-1], Z.dtype, like=Z)
 
 
 def _or_steps(Z: Array) -> str:
@@ -354,4 +354,4 @@ def _or_steps(Z: Array) -> str:
 def _scale(Z: Array, weights: Weights) -> Array:
     """weights / samples, with the outputs' number of axes."""
     one = Z.dtype.type(1.0 / Z.shape[0])
-    return np.full((1,) * Z.ndim, one) if weights is None else weights[..., None] * one
+    return np.full((1,) * Z.ndim, one, like=Z) if weights is None else weights[..., None] * one

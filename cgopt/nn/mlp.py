@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..arguments import whole_number
-from ..arrays import Array
-from ..kernels import cpu
+from ..arrays import Array, kernels_for, on_device, require_together
+from ..kernels import cpu, gpu
 from .activations import CODES, Activation, as_activation
 from .network import Block, Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
 
@@ -94,6 +94,7 @@ class MLP(Network):
         >>> at.output.shape, at.jvp(np.ones(network.n)).shape, at.vjp(np.ones((5, 2))).shape
         ((5, 2), (5, 2), (26,))
         """
+        require_together(theta=theta, X=X)
         theta = self.parameters(theta)
         return MLPLinearization(self, theta, as_inputs(X, 2, self.n_inputs))
 
@@ -102,6 +103,7 @@ class MLP(Network):
 
         For one observation at a time, see `MLP.predictor`.
         """
+        require_together(theta=theta, X=X)
         theta = self.parameters(theta)
         h = as_inputs(X, 2, self.n_inputs).astype(theta.dtype, copy=False)
         for block, f in zip(self.blocks, self.activations, strict=True):
@@ -136,6 +138,8 @@ class MLP(Network):
         >>> np.allclose(network.predictor(theta)(observation), network.forward(theta, observation[None])[0])
         True
         """
+        if on_device(theta):
+            raise TypeError("a predictor runs one observation on the CPU: pass theta.get()")
         return Predictor(self, self.parameters(theta))
 
     def description(self) -> dict[str, Any]:
@@ -193,15 +197,16 @@ class MLPLinearization:
         self.network, self.theta = network, theta
         self.n, self.dtype, self.samples = network.n, theta.dtype, X.shape[0]
         N, dtype = self.samples, self.dtype
+        self._kernels = kernels_for(theta)
         # Rows [h 1] of every layer's input, and f'(a) of every layer's units.
-        self._h1 = [np.ones((N, block.rows), dtype) for block in network.blocks]
+        self._h1 = [np.ones((N, block.rows), dtype, like=theta) for block in network.blocks]
         self._d = [
-            None if f is None else np.empty((N, block.units), dtype)
+            None if f is None else np.empty((N, block.units), dtype, like=theta)
             for block, f in zip(network.blocks, network.activations, strict=True)
         ]
-        self._a = [np.empty((N, block.units), dtype) for block in network.blocks[:-1]]
+        self._a = [np.empty((N, block.units), dtype, like=theta) for block in network.blocks[:-1]]
         self._scratch: dict[int, Scratch] = {}
-        self.output = np.empty((N, network.n_outputs), dtype)
+        self.output = np.empty((N, network.n_outputs), dtype, like=theta)
         self.update(theta, X)
 
     def update(self, theta: Array, X: Array | None = None) -> Self:
@@ -230,6 +235,9 @@ class MLPLinearization:
         for layer, (block, f) in enumerate(zip(self.network.blocks, self.network.activations, strict=True)):
             a, d = self.output if layer == last else self._a[layer], self._d[layer]
             np.matmul(self._h1[layer], block.of(theta), out=a)  # a = [h 1][W; b]
+            if self._kernels is gpu:  # one pass for all of what follows
+                gpu.activate(str(f or "linear"), a, d, self._h1[layer + 1] if layer < last else None)
+                continue
             if f is not None and d is not None:
                 f.apply(a, out=a)
                 f.derivative(a, out=d)
@@ -262,7 +270,11 @@ class MLPLinearization:
         """
         v = as_direction(v, self.n, self.dtype)
         shape = (self.samples, *v.shape[1:], self.network.n_outputs)
-        out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
+        out = (
+            np.empty(shape, self.dtype, like=self.theta)
+            if out is None
+            else require_buffer(out, shape, self.dtype, "out")
+        )
         self._jvp(v, out)
         return out
 
@@ -282,9 +294,9 @@ class MLPLinearization:
         if d is None and t is not None:
             r += t
         elif d is not None and t is not None:
-            cpu.add_scale_units(r, t, d)
+            self._kernels.add_scale_units(r, t, d)
         elif d is not None:
-            cpu.scale_units(r, d)
+            self._kernels.scale_units(r, d)
 
     def vjp(self, u: Array, out: Array | None = None) -> Array:
         """``J'u``: the gradient of ``sum(u * output)``.
@@ -301,7 +313,11 @@ class MLPLinearization:
         """
         u = as_output_direction(u, self.output.shape, self.dtype)
         shape = (self.n, *u.shape[1:-1])
-        out = np.empty(shape, self.dtype) if out is None else require_buffer(out, shape, self.dtype, "out")
+        out = (
+            np.empty(shape, self.dtype, like=self.theta)
+            if out is None
+            else require_buffer(out, shape, self.dtype, "out")
+        )
         self._vjp(u, out)
         return out
 
@@ -336,7 +352,11 @@ class MLPLinearization:
         -------
         (n,) array
         """
-        out = np.empty(self.n, self.dtype) if out is None else require_buffer(out, (self.n,), self.dtype, "out")
+        out = (
+            np.empty(self.n, self.dtype, like=self.theta)
+            if out is None
+            else require_buffer(out, (self.n,), self.dtype, "out")
+        )
         for layer, delta in self._deltas(u):
             np.matmul(np.square(self._h1[layer]).T, np.square(delta), out=self.network.blocks[layer].of(out))
         return out
@@ -382,7 +402,7 @@ class MLPLinearization:
         """Buffers for one vector, or for the k vectors at once that were asked for last."""
         if k not in self._scratch:
             self._scratch = {j: kept for j, kept in self._scratch.items() if j == 1}
-            self._scratch[k] = Scratch(self.network.blocks, self.samples, k, self.dtype)
+            self._scratch[k] = Scratch(self.network.blocks, self.samples, k, self.theta)
         return self._scratch[k]
 
     @property
@@ -426,7 +446,7 @@ class SecondOrder:
         blocks, last = at.network.blocks, len(at._d) - 1
         if s.k not in self._ra:
             self._ra.clear()
-            self._ra[s.k] = [np.empty(s.shape3(layer), at.dtype) for layer in range(last + 1)]
+            self._ra[s.k] = [np.empty(s.shape3(layer), at.dtype, like=v) for layer in range(last + 1)]
         ra = self._ra[s.k]
         for layer, block in enumerate(blocks):
             r = s.r[layer]
@@ -461,14 +481,15 @@ class SecondOrder:
 class Scratch:
     """Buffers of products with k vectors at once: rows of a batch hold k vectors' units side by side."""
 
-    def __init__(self, blocks: Sequence[Block], samples: int, k: int, dtype: Any) -> None:
+    def __init__(self, blocks: Sequence[Block], samples: int, k: int, theta: Array) -> None:
+        dtype = theta.dtype
         self.samples, self.k = samples, k
         self.blocks = blocks
-        self.r = [np.empty((samples, k * block.units), dtype) for block in blocks]
-        self.t = [np.empty((samples, k * block.units), dtype) for block in blocks]
+        self.r = [np.empty((samples, k * block.units), dtype, like=theta) for block in blocks]
+        self.t = [np.empty((samples, k * block.units), dtype, like=theta) for block in blocks]
         self.t_rows = [t.reshape(samples * k, -1) for t in self.t]
         # Columns of a parameter block: (rows, units, k) as the vectors lie, (rows, k, units) as products want them.
-        self.block = [np.empty((block.rows, k, block.units), dtype) for block in blocks] if k > 1 else []
+        self.block = [np.empty((block.rows, k, block.units), dtype, like=theta) for block in blocks] if k > 1 else []
 
     def shape3(self, layer: int) -> tuple[int, int, int]:
         """(samples, k, units)."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import Seed, float_dtype, generator
-from ..arrays import Array, as_array, first_nonfinite
+from ..arrays import Array, as_array_there, contiguous, first_nonfinite, on_device
 from . import initialize
 
 
@@ -108,7 +108,7 @@ class Network:
         >>> {name: view.shape for name, view in network.views(np.zeros(network.n)).items()}
         {'W0': (3, 5), 'b0': (5,), 'W1': (5, 2), 'b1': (2,)}
         """
-        if not isinstance(theta, np.ndarray) or theta.shape != (self.n,):
+        if not (isinstance(theta, np.ndarray) or on_device(theta)) or theta.shape != (self.n,):
             raise ValueError(f"theta must be an array of shape ({self.n},), got {np.shape(theta)}")
         named = {}
         for block in self.blocks:
@@ -151,13 +151,13 @@ class Network:
 
     def parameters(self, theta: Any) -> Array:
         """`theta` as a contiguous float32 or float64 vector, checked; a copy only where it must be one."""
-        theta = as_array(theta, "theta")
+        theta = as_array_there(theta, "theta")
         if theta.shape != (self.n,):
             raise ValueError(f"theta must have shape ({self.n},), the parameters of {self!r}; got {theta.shape}")
         if theta.dtype.kind != "f":
             raise TypeError(f"theta must be real, got {theta.dtype}")
         require_finite(theta, "theta")
-        return np.ascontiguousarray(theta)
+        return contiguous(theta)
 
     def linearize(self, theta: Array, X: Array) -> Any:
         """The network at theta on a batch; see the subclasses."""
@@ -218,7 +218,7 @@ class Network:
 
 def as_inputs(X: Any, ndim: int, n_inputs: int) -> Array:
     """`X` as a real array of `ndim` dimensions, the last of them the network's inputs, finite."""
-    X = as_array(X, "X")
+    X = as_array_there(X, "X")
     if X.ndim != ndim or X.shape[-1] != n_inputs or 0 in X.shape:
         axes = "samples, " if ndim == 2 else "samples, steps, "
         raise ValueError(f"X must have shape ({axes}{n_inputs}), with at least one sample; got {X.shape}")
@@ -247,7 +247,7 @@ def require_buffer(a: Array, shape: tuple[int, ...], dtype: Any, name: str) -> A
 
 def as_direction(v: Any, n: int, dtype: Any) -> Array:
     """`v` as a contiguous (n,) or (n, k) array of the linearisation's type."""
-    v = np.ascontiguousarray(v, dtype=dtype)
+    v = contiguous(v, dtype)
     if v.ndim not in (1, 2) or v.shape[0] != n:
         raise ValueError(f"v must have shape ({n},) or ({n}, k), got {v.shape}")
     return v
@@ -255,7 +255,7 @@ def as_direction(v: Any, n: int, dtype: Any) -> Array:
 
 def as_output_direction(u: Any, output: tuple[int, ...], dtype: Any) -> Array:
     """`u` as a contiguous array of the outputs' shape, or with k vectors before its last axis."""
-    u = np.ascontiguousarray(u, dtype=dtype)
+    u = contiguous(u, dtype)
     if u.shape != output and (u.ndim != len(output) + 1 or (*u.shape[:-2], u.shape[-1]) != output):
         raise ValueError(
             f"u must have the outputs' shape {output}, or {(*output[:-1], 'k', output[-1])}; got {u.shape}"

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..arguments import Seed, one_of, real_number, whole_number
-from ..arrays import Array
+from ..arrays import Array, on_device
 from ..kernels import cpu
 from .activations import Activation, as_activation
 from .network import Block, Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
@@ -124,6 +124,8 @@ class RNN(Network):
         ValueError, TypeError
             If a shape or type does not fit, or an entry is NaN or infinite.
         """
+        if on_device(theta) or on_device(X):
+            raise TypeError("recurrent networks run in host memory: pass theta.get() and X.get()")
         return RNNLinearization(self, self.parameters(theta), as_inputs(X, 3, self.n_inputs))
 
     def forward(self, theta: Array, X: Array) -> Array:

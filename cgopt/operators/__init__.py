@@ -3,6 +3,7 @@
 from .adapters import Differentiable, from_autograd, from_jax, from_torch
 from .base import Damped, Operator, Scaled, Sum
 from .curvature import Fisher, GaussNewton, Hessian, JacobianOperator, Linearization
+from .device import DeviceMatrix
 from .finite_difference import FiniteDifferenceGaussNewton, FiniteDifferenceHessian
 from .matrices import FunctionOperator, MatrixOperator, as_operator
 from .spectrum import (
@@ -18,6 +19,7 @@ from .streaming import Streamed, streamed_gradient
 
 __all__ = [
     "Damped",
+    "DeviceMatrix",
     "Differentiable",
     "Estimate",
     "FiniteDifferenceGaussNewton",

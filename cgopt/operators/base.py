@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, contiguous
 
 
 class Operator:
@@ -19,19 +19,26 @@ class Operator:
     ----------
     product_error : float
         Relative error of products beyond rounding, 0 but for finite differences. Tests of symmetry allow for it.
+    on_device : bool
+        Whether it multiplies CuPy arrays.
+    capturable : bool
+        Whether products on a GPU are launches only, in an order and with memory that do not change from one to the
+        next: a solver may then record them as a CUDA graph.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     product_error: float = 0.0
+    on_device: bool = False
+    capturable: bool = False
 
     def _matvec(self, x: Array, out: Array) -> None:
         raise NotImplementedError
 
     def _matmat(self, X: Array, out: Array) -> None:
-        column = np.empty(self.shape[0], out.dtype)
+        column = np.empty(self.shape[0], out.dtype, like=X)
         for j in range(X.shape[1]):
-            self._matvec(np.ascontiguousarray(X[:, j]), column)
+            self._matvec(contiguous(X[:, j]), column)
             out[:, j] = column
 
     def matvec(self, x: Array, out: Array | None = None) -> Array:
@@ -50,7 +57,7 @@ class Operator:
         if x.shape != (self.shape[1],):
             raise ValueError(f"x must have shape ({self.shape[1]},), got {x.shape}")
         if out is None:
-            out = np.empty(self.shape[0], np.result_type(self.dtype, x))
+            out = np.empty(self.shape[0], np.result_type(self.dtype, x.dtype), like=x)
         self._matvec(x, out)
         return out
 
@@ -59,7 +66,7 @@ class Operator:
         if X.ndim != 2 or X.shape[0] != self.shape[1]:
             raise ValueError(f"X must have shape ({self.shape[1]}, k), got {X.shape}")
         if out is None:
-            out = np.empty((self.shape[0], X.shape[1]), np.result_type(self.dtype, X))
+            out = np.empty((self.shape[0], X.shape[1]), np.result_type(self.dtype, X.dtype), like=X)
         self._matmat(X, out)
         return out
 
@@ -92,7 +99,7 @@ class Operator:
         )
 
     def __matmul__(self, x: Any) -> Array:
-        x = np.ascontiguousarray(x)
+        x = contiguous(x)
         return self.matmat(x) if x.ndim == 2 else self.matvec(x)
 
     def __add__(self, other: Any) -> Operator:
@@ -117,6 +124,9 @@ class Sum(Operator):
             raise ValueError(f"operators of shapes {A.shape} and {B.shape} cannot be added")
         self.A, self.B = A, B
         self.shape, self.dtype = A.shape, np.result_type(A.dtype, B.dtype)
+        if A.on_device != B.on_device:
+            raise TypeError("an operator on the GPU and one in host memory cannot be added; move one of them")
+        self.on_device, self.capturable = A.on_device, A.capturable and B.capturable
         self.product_error = max(A.product_error, B.product_error)
 
     def _matvec(self, x: Array, out: Array) -> None:
@@ -149,6 +159,7 @@ class Scaled(Operator):
             raise ValueError(f"factor must be a finite real number, got {factor!r}")
         self.A, self.factor = A, float(factor)  # type: ignore[arg-type]
         self.shape, self.dtype, self.product_error = A.shape, A.dtype, A.product_error
+        self.on_device, self.capturable = A.on_device, A.capturable
 
     def _matvec(self, x: Array, out: Array) -> None:
         self.A.matvec(x, out=out)
@@ -195,6 +206,7 @@ class Damped(Operator):
             raise ValueError(f"lam must be a finite number that is not negative, got {lam!r}")
         self.A, self.lam = as_operator(A), float(lam)  # type: ignore[arg-type]
         self.shape, self.dtype, self.product_error = self.A.shape, self.A.dtype, self.A.product_error
+        self.on_device, self.capturable = self.A.on_device, self.A.capturable
 
     def _matvec(self, x: Array, out: Array) -> None:
         self.A.matvec(x, out=out)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from ..arrays import Array, real_view
-from ..kernels import cpu
+from ..kernels import cpu, gpu
 from .base import Operator
-from .matrices import MatrixOperator, extreme_exponent
+from .device import DeviceMatrix, extreme_exponent, times_power_of_two
+from .matrices import MatrixOperator
 
 
 def probe_vectors(n: int, dtype: np.dtype, count: int = 2) -> Array:
@@ -37,18 +41,16 @@ def asymmetry(A: Operator) -> tuple[float, float, int]:
     """
     n = A.shape[0]
     u, v = probe_vectors(n, A.dtype)
-    product = A.multiply_stored if isinstance(A, MatrixOperator) else A.matvec
-    work = cpu.share_rows(n, 4 * n)
-
-    # Dot products by our own kernels: BLAS may use threads that a fork elsewhere in the process takes away.
-    def dot(a: Array, b: Array) -> float:
-        return float(cpu.dot[0](a, b, work))
+    product = A.multiply_stored if isinstance(A, MatrixOperator | DeviceMatrix) else A.matvec
+    dot = dot_product(n, A.on_device)
+    if A.on_device:
+        u, v = gpu.cupy().asarray(u), gpu.cupy().asarray(v)
 
     with np.errstate(all="ignore"):
         Au, Av = product(u), product(v)
         exponent = extreme_exponent(float(np.max(np.abs(real_view(Au)))), A.dtype)
         if exponent:
-            Au, Av = (np.ldexp(real_view(w), exponent).view(w.dtype) for w in (Au, Av))
+            Au, Av = (times_power_of_two(w, exponent) for w in (Au, Av))
         norm_u, norm_v, norm_Au, norm_Av = (float(np.sqrt(dot(w, w))) for w in (u, v, Au, Av))
         gap = abs(dot(v, Au) - dot(u, Av))
         scale = norm_Au * norm_v + norm_Av * norm_u
@@ -56,6 +58,17 @@ def asymmetry(A: Operator) -> tuple[float, float, int]:
     if not np.isfinite(scale):
         return float("nan"), norm, exponent
     return (gap / scale * float(np.sqrt(n)) if scale > 0.0 else 0.0), norm, exponent
+
+
+def dot_product(n: int, on_device: bool = False) -> Callable[[Array, Array], float]:
+    """The dot product of vectors of length n, by our own kernels.
+
+    (BLAS may use threads that a fork elsewhere in the process takes away.)
+    """
+    if on_device:
+        return functools.partial(gpu.dot, w=gpu.share(n))
+    work = cpu.share_rows(n, 4 * n)
+    return lambda a, b: float(cpu.dot[0](a, b, work))
 
 
 def require_hermitian(A: Operator, name: str) -> tuple[float, int]:

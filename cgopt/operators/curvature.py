@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Seed, generator, one_of, real_number, whole_number
-from ..arrays import Array, as_array
+from ..arrays import Array, as_array, contiguous, on_device
 from .base import Operator
 
 
@@ -30,13 +30,15 @@ class JacobianOperator(Operator):
     def __init__(self, linearization: Any, M: Any) -> None:
         self.linearization, self.M = linearization, M
         self.shape, self.dtype = (linearization.n, linearization.n), np.dtype(linearization.dtype)
+        self.on_device = self.capturable = on_device(linearization.output)
         self._u: dict[int, Array] = {}
 
     def _outputs(self, k: int) -> Array:
         """A buffer of the outputs' shape, for k > 0 vectors at once with k before the last axis."""
         if k not in self._u:
             shape = self.linearization.output.shape
-            self._u[k] = np.empty((*shape[:-1], k, shape[-1]) if k else shape, self.dtype)
+            u: Array = np.empty((*shape[:-1], k, shape[-1]) if k else shape, self.dtype, like=self.linearization.output)
+            self._u[k] = u
         return self._u[k]
 
     def _product(self, v: Array, out: Array, u: Array) -> None:
@@ -221,13 +223,14 @@ class Hessian(Operator):
     def __init__(self, linearization: Any, loss: Any, Y: Any, *, weights: Any = None) -> None:
         self.linearization, self.loss = linearization, loss
         self.shape, self.dtype = (linearization.n, linearization.n), np.dtype(linearization.dtype)
+        self.on_device = on_device(linearization.output)
         self.M = loss.output_hessian(linearization.output, Y, weights)
         self._second = linearization.second_order(loss.gradient(linearization.output, Y, weights))
 
     def _matmat(self, X: Array, out: Array) -> None:
-        X = np.ascontiguousarray(X, dtype=self.dtype)
+        X = contiguous(X, self.dtype)
         direct = out.dtype == self.dtype and out.flags.c_contiguous
-        product = out if direct else np.empty(X.shape, self.dtype)
+        product = out if direct else np.empty(X.shape, self.dtype, like=X)
         self._second.product(X, self.M, product)
         if not direct:
             out[...] = product

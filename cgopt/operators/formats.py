@@ -162,7 +162,7 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
     if free and entries < WORTH_SEARCHING:
         return A, "small"
     value, index = A.data.itemsize, A.indices.itemsize
-    fewer_bytes = (value + index) * entries // (value * n) if wanted is None else MOST_DIAGONALS
+    fewer_bytes = (value + index) * entries // (value * n) if free else MOST_DIAGONALS
     offsets = np.empty(min(MOST_DIAGONALS, fewer_bytes), np.int64)
     same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
     if not free and diagonals < 0:
@@ -265,7 +265,8 @@ def rounded(A: Layout) -> Layout | None:
     if isinstance(A, CSR | SortedCSR):
         A = without_diagonal(to_csr(A))
         given = A.data
-    narrow = given.astype(kind)
+    with np.errstate(under="ignore"):  # what vanishes is nothing beside the row, which keeps it in its diagonal
+        narrow = given.astype(kind)
     if np.array_equal(narrow, given):
         return None
     if isinstance(A, Dense | DenseLower | DIA):
@@ -284,7 +285,7 @@ def without_diagonal(A: CSR) -> RoundedCSR:
     row = np.repeat(np.arange(n, dtype=A.indices.dtype), np.diff(A.indptr))
     beside = A.indices != row
     indptr = np.zeros_like(A.indptr)
-    np.cumsum(np.bincount(row[beside], minlength=n), out=indptr[1:])
+    np.cumsum(np.bincount(row[beside].astype(np.int64), minlength=n), out=indptr[1:])
     rows = to_sorted(CSR(indptr, A.indices[beside], A.data[beside]))
     return RoundedCSR(*rows, cpu.diagonal(A, n))
 

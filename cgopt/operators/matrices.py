@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..arrays import Array, as_array, from_foreign, is_foreign, real_view, supported_dtype
+from ..arrays import (
+    Array,
+    as_array,
+    as_device_array,
+    from_foreign,
+    is_csr_tensor,
+    is_foreign,
+    on_device,
+    real_view,
+    supported_dtype,
+)
 from ..kernels import cpu
 from ..kernels.layouts import CSR, DIA, Dense, HalfDIA, SortedCSR
 from . import formats
 from .base import Operator
-
-# A matrix whose largest entry lies outside these is multiplied by a power of two, exactly, so that neither its
-# products with vectors of size one overflow nor the products' squares vanish.
-SAFE_EXPONENT = {"f": 40, "d": 100}  # complex: by the type of its parts
+from .device import DeviceMatrix, extreme_exponent
 
 
 def _scan(layout: CSR | Dense) -> Any:
@@ -28,14 +35,6 @@ def _row_of(layout: CSR | Dense, entry: int) -> int:
     if isinstance(layout, Dense):
         return entry // layout.values.shape[1]
     return int(np.searchsorted(layout.indptr, entry, side="right")) - 1
-
-
-def extreme_exponent(largest: float, dtype: Any) -> int:
-    """The power of two that brings extreme entries to about one; 0 for ordinary ones."""
-    if not np.isfinite(largest):
-        return 0
-    exponent = int(np.frexp(largest)[1])
-    return 0 if abs(exponent) <= SAFE_EXPONENT[dtype.char.lower()] else -exponent
 
 
 class MatrixOperator(Operator):
@@ -191,6 +190,10 @@ class FunctionOperator(Operator):
         Of the products.
     many : callable, optional
         The same for (n, k) arrays.
+    on_device : bool
+        Whether the function takes and returns arrays on the GPU: it is given CuPy arrays.
+    capturable : bool
+        See `Operator`.
     """
 
     exponent = 0
@@ -204,15 +207,25 @@ class FunctionOperator(Operator):
         many: Callable[[Array], Any] | None = None,
         diagonal: Any = None,
         name: str = "A",
+        on_device: bool = False,
+        capturable: bool = False,
     ) -> None:
         self.function, self.many, self.name = function, many, name
+        self.on_device, self.capturable = on_device, capturable
         self.shape, self.dtype = (int(n), int(n)), supported_dtype(dtype, name)
         self._diagonal = diagonal
 
     def _take(self, y: Any, out: Array, what: str) -> None:
-        if is_foreign(y):
-            y = from_foreign(y, f"the product of {self.name}")
-        y = np.asarray(y)
+        if self.on_device:
+            if not on_device(y):
+                raise TypeError(
+                    f"{self.name} must return an array on the GPU for one on the GPU, got {type(y).__name__}"
+                )
+            y = as_device_array(y, f"the product of {self.name}")
+        else:
+            if is_foreign(y):
+                y = from_foreign(y, f"the product of {self.name}")
+            y = np.asarray(y)
         if y.shape != out.shape:
             if y.size != out.size or y.ndim == 0:
                 raise ValueError(
@@ -236,7 +249,8 @@ class FunctionOperator(Operator):
         """The diagonal, where the wrapped object tells it."""
         if self._diagonal is None:
             return None
-        return np.asarray(self._diagonal() if callable(self._diagonal) else self._diagonal)
+        known = self._diagonal() if callable(self._diagonal) else self._diagonal
+        return as_device_array(known, "the diagonal") if self.on_device else np.asarray(known)
 
     def __repr__(self) -> str:
         what = getattr(self.function, "__qualname__", type(self.function).__name__)
@@ -244,7 +258,13 @@ class FunctionOperator(Operator):
 
 
 def as_operator(
-    A: Any, *, n: int | None = None, dtype: Any = None, format: str | None = None, name: str = "A"
+    A: Any,
+    *,
+    n: int | None = None,
+    dtype: Any = None,
+    format: str | None = None,
+    name: str = "A",
+    device: bool | None = None,
 ) -> Operator:
     """Anything that can be multiplied by, as an operator.
 
@@ -252,7 +272,8 @@ def as_operator(
     ----------
     A : array, sparse matrix, LinearOperator, object with ``matvec`` and ``shape``, callable, or tensor
         Dense: NumPy arrays, nested lists, and tensors of libraries that speak DLPack (torch, jax), which are not
-        copied. Sparse: SciPy arrays and matrices of any format, torch sparse CSR tensors.
+        copied. Sparse: SciPy arrays and matrices of any format, torch sparse CSR tensors. On a GPU: CuPy arrays, CuPy's
+        sparse matrices, tensors.
     n : int, optional
         The size, for a plain callable, which does not tell.
     dtype : dtype, optional
@@ -261,6 +282,9 @@ def as_operator(
         Force a storage layout of a sparse matrix.
     name : str
         What errors call it.
+    device : bool, optional
+        Whether a function, or an object with ``matvec``, multiplies arrays on the GPU. Arrays and matrices tell
+        themselves, and so may an object by an attribute ``on_device``; those on the GPU are refused if this is False.
 
     Returns
     -------
@@ -277,16 +301,23 @@ def as_operator(
     >>> cgopt.operators.as_operator(lambda v: 2 * v, n=3) @ np.ones(3)
     array([2., 2., 2.])
     """
+    if device is False and (on_device(A) or getattr(A, "on_device", False)):
+        raise TypeError(
+            f"{name} is on a device, and what it is used with, or what uses it, is in host memory; bring {name} there"
+        )
     if isinstance(A, Operator):
         return A
     given = sp.issparse(A) or isinstance(A, (np.ndarray, list, tuple)) or is_foreign(A) or hasattr(A, "crow_indices")
+    given = given or on_device(A)
     if format is not None and not given:
         raise ValueError(f"format={format!r} is for sparse matrices, and {name} is a {type(A).__name__}; leave it open")
     if isinstance(A, type):
         raise TypeError(f"{name} is the class {A.__name__}, not an object of it")
     if sp.issparse(A) or isinstance(A, np.ndarray):
         return MatrixOperator(A, format=format, name=name)
-    if hasattr(A, "crow_indices") and not getattr(A, "is_cuda", False) and str(A.layout) == "torch.sparse_csr":
+    if on_device(A):
+        return DeviceMatrix(A, format=format, name=name)
+    if is_csr_tensor(A):
         parts = [from_foreign(part, name) for part in (A.values(), A.col_indices(), A.crow_indices())]
         return MatrixOperator(sp.csr_array(tuple(parts), shape=tuple(A.shape)), format=format, name=name)
     if is_foreign(A):
@@ -303,11 +334,14 @@ def as_operator(
             many=getattr(A, "matmat", None),
             diagonal=getattr(A, "diagonal", None),
             name=name,
+            on_device=bool(getattr(A, "on_device", False) if device is None else device),
+            capturable=bool(getattr(A, "capturable", False)),
         )
     if callable(A):
         if n is None:
             raise TypeError(f"{name} is a function, which does not tell its size: pass n")
-        return FunctionOperator(A, n, np.float64 if dtype is None else dtype, name=name)
+        kind = np.float64 if dtype is None else dtype
+        return FunctionOperator(A, n, kind, name=name, on_device=bool(device))
     if isinstance(A, (list, tuple)):
         try:
             values = np.asarray(A)

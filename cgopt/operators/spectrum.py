@@ -313,7 +313,7 @@ def diagonal_estimate(A: Any, *, products: int = 30, n: int | None = None, rng: 
 
 
 def _real(A: Any, n: int | None) -> Operator:
-    A = as_operator(A, n=n)
+    A = as_operator(A, n=n, device=False)
     if A.dtype.kind != "f":
         raise TypeError(f"A must be real, got {A.dtype}")
     return A

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from ..arguments import real_number
-from ..arrays import Array
+from ..arrays import Array, copied
 from ..linear.stopping import check_callback, check_maxiter
 from .line_search import armijo, noise_of
 from .objective import Objective, starting_point
@@ -165,10 +165,8 @@ def descend(
         x = starting_point(x0)
         at, iteration, best, stale = _point(objective, x, objective.value(x), None), 0, math.inf, 0
     else:
-        x = np.array(state["x"])
-        at = Point(
-            x, float(state["fun"]), np.array(state["gradient"]), float(state["norm"]), float(state["first_norm"])
-        )
+        x = copied(state["x"])
+        at = Point(x, float(state["fun"]), copied(state["gradient"]), float(state["norm"]), float(state["first_norm"]))
         iteration, best, stale = int(state["iteration"]), float(state["best"]), int(state["stale"])
         for part, name in ((objective, "objective"), (direction, "direction"), (search, "search")):
             part.restore(_within(state, name))

@@ -22,7 +22,7 @@ from ..preconditioners import Jacobi, Kronecker, Preconditioner
 from ..status import Status
 from .damping import LevenbergMarquardt, reduction_ratio
 from .descent import Direction, Point, Proposal, Search, Taken, descend, length_of, slope_of
-from .line_search import armijo
+from .line_search import armijo, noise_of
 from .objective import Objective, starting_point
 
 FIRST_KEPT, KEPT_RATIO = 5, 1.3  # iterates kept: 5, 6.5, 8.45, ...
@@ -132,7 +132,8 @@ class DampedDirection(Direction):
 class DampingSearch(Search):
     """Back among the iterates while that lowers f, then Armijo's rule; lam learns from the ratio before the latter.
 
-    The ratio is of the fall of f and that of the model without damping, for the step gone back to.
+    The ratio is of the fall of f and that of the model without damping, for the step gone back to; minus infinity where
+    f rose.
     """
 
     def __init__(self, direction: DampedDirection, lam: float, c: float, shrink: float) -> None:
@@ -152,7 +153,9 @@ class DampingSearch(Search):
         slope = slope_of(at.gradient, d)
         curvature = slope_of(d, self.direction.B @ d)
         unit = float(np.finfo(at.x.dtype).eps) / 2.0
-        ratio = reduction_ratio(at.fun, fun, -(slope + 0.5 * curvature), unit) if math.isfinite(fun) else -math.inf
+        # A model that promised nothing, as one from a start far off may, and a loss that rose have a positive ratio.
+        rose = not fun <= at.fun + noise_of(at.fun, unit)
+        ratio = -math.inf if rose else reduction_ratio(at.fun, fun, -(slope + 0.5 * curvature), unit)
         rule = LevenbergMarquardt(self.size)
         rule.update(ratio)
         step = armijo(objective, at.x, at.fun, slope, d, c=self.c, shrink=self.shrink, first=fun)
@@ -230,7 +233,9 @@ def hessian_free(
     Returns
     -------
     OptimizeResult
-        ``history`` has for each step fun, ratio, damping, cg_iterations, condition_estimate, cost, and more.
+        ``history`` has for each step fun, ratio, damping, cg_iterations, condition_estimate, cost (in gradients), and
+        more. ``cg_status`` is STOPPED where the solve's progress ended it and MAXITER where its products were used up;
+        the others are those of `cgopt.cg`.
 
     References
     ----------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import real_number, whole_number
-from ..arrays import Array, as_array, first_nonfinite
+from ..arrays import Array, as_array_there, first_nonfinite, on_device
 from ..operators import Damped, FiniteDifferenceHessian, GaussNewton, Operator
 
 VALUE_COST = 1.0 / 3.0  # of a gradient: the forward pass, of three matrix products for each weight one
@@ -57,7 +57,8 @@ class Objective:
         if self._at is None or self._kept is None or not np.array_equal(self._at, x):
             self.gradients += 1
             with np.errstate(all="ignore"):
-                gradient = np.asarray(self._gradient(x))
+                gradient = self._gradient(x)
+                gradient = gradient if on_device(gradient) else np.asarray(gradient)
             if gradient.shape != x.shape:
                 raise ValueError(f"the gradient must have the shape of x, {x.shape}, got {gradient.shape}")
             self.remember(x, gradient.astype(x.dtype))
@@ -108,7 +109,7 @@ class Counted(Operator):
 
     def __init__(self, operator: Operator, objective: Objective) -> None:
         self.operator, self.objective = operator, objective
-        self.shape, self.dtype = operator.shape, operator.dtype
+        self.shape, self.dtype, self.on_device = operator.shape, operator.dtype, operator.on_device
 
     def _matvec(self, x: Array, out: Array) -> None:
         if not isinstance(self.operator, FiniteDifferenceHessian):  # those are counted as gradients
@@ -261,6 +262,9 @@ class NetworkObjective(Objective):
         structural: float = 0.0,
     ) -> None:
         super().__init__()
+        X, Y = (a if on_device(a) else np.asarray(a) for a in (X, Y))
+        if weights is not None and not on_device(weights):
+            weights = np.asarray(weights)
         if len(X) != len(Y) or (weights is not None and len(X) != len(weights)):
             raise ValueError(f"X, Y and weights must have as many samples each; X has {len(X)}, Y has {len(Y)}")
         self.network, self.loss, self.X, self.Y, self.weights = network, loss, X, Y, weights
@@ -342,7 +346,8 @@ class NetworkObjective(Objective):
             else:
                 at.update(np.ascontiguousarray(x), X)
             total += x.dtype.type(share) * at.vjp(self.loss.gradient(at.output, Y, weights))
-        return np.asarray(total)
+        out: Array = total
+        return out
 
     def _curvature(self, x: Array) -> Operator:
         if self.gradient_samples < len(self.X):
@@ -380,7 +385,9 @@ class NetworkObjective(Objective):
         at, Y, weights = self._linearized(x)
         samples = at.output.shape[0]
         # the loss's gradient in the outputs is of the mean; each sample's own is so many times as large
-        return np.asarray(at.squared_vjp(samples * self.loss.gradient(at.output, Y, weights))) / samples
+        squares = at.squared_vjp(samples * self.loss.gradient(at.output, Y, weights))
+        mean: Array = squares / samples
+        return mean
 
     def kronecker_factors(self, x: Array) -> list[tuple[Array, Array]] | None:
         """Of the curvature's samples, with one draw of targets from the model for each, by one backward pass."""
@@ -403,7 +410,7 @@ class NetworkObjective(Objective):
 
 def starting_point(x0: Any) -> Array:
     """x0 as a real vector that nobody else holds."""
-    x = np.array(as_array(x0, "x0"))
+    x: Array = as_array_there(x0, "x0").copy()
     if x.ndim != 1 or x.dtype.kind != "f" or x.size == 0:
         raise ValueError(f"x0 must be a real vector with at least one entry, got shape {x.shape}, {x.dtype}")
     if first_nonfinite(x) is not None:

@@ -45,6 +45,8 @@ class Scratch:
     ----------
     count, n : int
         How many, and of what length.
+    like : array, optional
+        Where they lie.
 
     Attributes
     ----------
@@ -52,19 +54,19 @@ class Scratch:
         To be held while they are in use.
     """
 
-    def __init__(self, count: int, n: int) -> None:
-        self.count, self.n = count, n
+    def __init__(self, count: int, n: int, like: Any = None) -> None:
+        self.count, self.n, self.like = count, n, np.empty(0) if like is None else like[:0]
         self.lock = threading.Lock()
         self._arrays: dict[np.dtype[Any], Array] = {}
 
     def vectors(self, dtype: np.dtype[Any]) -> Array:
         """A (count, n) array."""
         if dtype not in self._arrays:
-            self._arrays[dtype] = np.empty((self.count, self.n), dtype)
+            self._arrays[dtype] = np.empty((self.count, self.n), dtype, like=self.like)
         return self._arrays[dtype]
 
-    def __reduce__(self) -> tuple[type[Scratch], tuple[int, int]]:
-        return Scratch, (self.count, self.n)
+    def __reduce__(self) -> tuple[type[Scratch], tuple[Any, ...]]:
+        return Scratch, (self.count, self.n, self.like)
 
 
 def real_positive(values: Any) -> bool:

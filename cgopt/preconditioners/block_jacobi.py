@@ -62,7 +62,7 @@ class BlockJacobi(Preconditioner):
 
     def __init__(self, A: Any, block_size: int | None = None) -> None:
         start = time.perf_counter()
-        operator = as_operator(A)
+        operator = as_operator(A, device=False)
         if not isinstance(operator, MatrixOperator):
             raise TypeError("A must be a matrix: block Jacobi needs its entries, not products with it only")
         self.shape, self.dtype = operator.shape, operator.dtype

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
-from ..kernels import cpu
+from ..arrays import Array, kernels_for
+from ..kernels import cpu, gpu
 from ..kernels.cpu import smoothing
-from ..operators import MatrixOperator, as_operator
+from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from .base import Preconditioner, Scratch, real_positive
 from .spectrum import ends_of_spectrum
 
@@ -72,25 +72,28 @@ class Chebyshev(Preconditioner):
         self.shape, self.dtype = self.operator.shape, self.operator.dtype
         n = self.shape[0]
         self._exponent = 0  # what is approximated is the inverse of 2^exponent A, as it is stored
-        if isinstance(self.operator, MatrixOperator):
+        self.on_device, self.capturable = self.operator.on_device, self.operator.capturable
+        if isinstance(self.operator, MatrixOperator | DeviceMatrix):
             self._exponent = self.operator.exponent
             diagonal: Array | None = self.operator.stored_diagonal()
         else:
             diagonal = self.operator.diagonal()
-        diagonal = np.ones(n) if diagonal is None else np.asarray(diagonal).real
+        if diagonal is None:
+            diagonal = gpu.cupy().ones(n) if self.on_device else np.ones(n)
+        diagonal = diagonal if self.on_device else np.asarray(diagonal).real
         if not real_positive(diagonal):
             raise ValueError("the diagonal of A is not positive; A is not positive definite, as it must be")
         single = self.dtype.char in "fF"
         self.inverse_diagonal = (1.0 / diagonal).astype(np.float32 if single else np.float64)
         self._work = cpu.share_rows(n, 4 * n)
-        self._scratch = Scratch(4, n)
+        self._scratch = Scratch(4, n, like=self.inverse_diagonal)
         self.interval = self._estimate() if interval is None else check_interval(interval)
         self.setup_time = time.perf_counter() - start
 
     def _product(self, x: Array, out: Array) -> None:
         """``out = A x``, A as stored."""
-        if isinstance(self.operator, MatrixOperator):
-            cpu.multiply(self.operator.layout, x, out, self.operator.work)
+        if isinstance(self.operator, MatrixOperator | DeviceMatrix):
+            kernels_for(x).multiply(self.operator.layout, x, out, self.operator.work)
         else:
             self.operator.matvec(x, out=out)
 
@@ -105,14 +108,14 @@ class Chebyshev(Preconditioner):
             out *= root
 
         dtype = np.complex128 if self.dtype.kind == "c" else np.float64
-        ends = ends_of_spectrum(scaled, n, LANCZOS_STEPS, dtype)
+        ends = ends_of_spectrum(scaled, n, LANCZOS_STEPS, dtype, on_device=self.on_device)
         if not ends.smallest > 0.0:
             raise ValueError(f"A is not positive definite: a vector v was met with v'Av = {ends.smallest:.2g} v'D v")
         return ends.smallest, ends.bound
 
     def _matvec(self, x: Array, out: Array) -> None:
         with self._scratch.lock:
-            r, z, d, q = self._scratch.vectors(np.result_type(self.dtype, x))
+            r, z, d, q = self._scratch.vectors(np.result_type(self.dtype, x.dtype))
             r[...] = x
             self._polynomial(r, z, d, q)
             out[...] = z
@@ -125,7 +128,11 @@ class Chebyshev(Preconditioner):
         theta, delta = (upper + lower) / 2.0, (upper - lower) / 2.0
         w, inverse = self._work, self.inverse_diagonal
         real = r.real.dtype.type
-        cpu.run(smoothing.chebyshev_start, w, inverse, real(1.0 / theta), r, d, z, w)  # z = d = D^-1 r / theta
+        if self.on_device:
+            d[...] = real(1.0 / theta) * inverse * r
+            z[...] = d
+        else:
+            cpu.run(smoothing.chebyshev_start, w, inverse, real(1.0 / theta), r, d, z, w)  # z = d = D^-1 r / theta
         sigma = theta / delta if delta > 0.0 else np.inf
         rho = 1.0 / sigma  # rho_0 = 1 / sigma
         for _ in range(self.degree - 1):
@@ -133,7 +140,12 @@ class Chebyshev(Preconditioner):
             before, rho = rho, 1.0 / (2.0 * sigma - rho)  # rho = 1 / (2 sigma - rho before)
             a, c = rho * before, 2.0 * rho / delta if delta > 0.0 else 1.0 / theta
             # r -= q,  d = rho (rho before) d + (2 rho / delta) D^-1 r,  z += d
-            cpu.run(smoothing.chebyshev_step, w, inverse, real(a), real(c), q, r, d, z, w)
+            if self.on_device:
+                r -= q
+                d[...] = real(a) * d + real(c) * inverse * r
+                z += d
+            else:
+                cpu.run(smoothing.chebyshev_step, w, inverse, real(a), real(c), q, r, d, z, w)
 
     @property
     def nbytes(self) -> int:

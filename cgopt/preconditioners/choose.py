@@ -29,6 +29,8 @@ NAMES: dict[str, type[Preconditioner]] = {
 }
 
 
+ON_DEVICE = (Jacobi, Chebyshev, Multigrid)  # those that run on a GPU
+
 GRID = 300_000  # unknowns from which multigrid overtakes a factorisation on grids and their like
 SHORT_ROWS = 10  # entries a row, on average, up to which a matrix may be of a grid
 
@@ -88,13 +90,21 @@ def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
             known = ", ".join(map(repr, (*NAMES, "auto")))
             raise ValueError(f"{name}={M!r} is not a preconditioner; known are {known}{hint}")
         M = NAMES[M.lower()]
+    if A.on_device and isinstance(M, type) and M not in ON_DEVICE:
+        raise TypeError(
+            f"{name}={M.__name__} runs in host memory only; on the GPU there are "
+            + ", ".join(kind.__name__ for kind in ON_DEVICE)
+        )
     if isinstance(M, type) and issubclass(M, Preconditioner):
         M = M(A)  # type: ignore[call-arg]
     if isinstance(M, np.ndarray) and M.ndim == 1:
         raise ValueError(
             f"{name} is one-dimensional; for a diagonal preconditioner pass preconditioners.Jacobi(diagonal)"
         )
-    operator = as_operator(M, n=A.shape[0], dtype=A.dtype, name=name)
+    operator = as_operator(M, n=A.shape[0], dtype=A.dtype, name=name, device=A.on_device or None)
+    if operator.on_device != A.on_device:
+        there, here = ("the GPU", "host memory") if A.on_device else ("host memory", "the GPU")
+        raise TypeError(f"A works on arrays in {there} and {name} on such in {here}; they must work on the same")
     if operator.dtype.kind == "c" and A.dtype.kind != "c":
         raise TypeError(f"{name} is complex but A is real; pass its real part, or A as a complex matrix")
     if operator.shape != A.shape:

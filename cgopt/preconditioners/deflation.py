@@ -81,7 +81,7 @@ class Deflation(Preconditioner):
 
     def _prepare(self, A: Any, M: Any) -> None:
         """Keep A, and M or what stands for it."""
-        self.operator = as_operator(A)
+        self.operator = as_operator(A, device=False)
         self.shape, self.dtype = self.operator.shape, self.operator.dtype
         if M is None and self.operator.diagonal() is not None:
             M = "jacobi"

@@ -31,7 +31,7 @@ class Factored(Preconditioner):
 
     def _take_matrix(self, A: Any) -> CSR:
         """Check A; its rows."""
-        operator = as_operator(A)
+        operator = as_operator(A, device=False)
         name = type(self).__name__
         if not isinstance(operator, MatrixOperator):
             raise TypeError(f"{name} needs the entries of A, and A is {operator!r}; pass a matrix, or M='jacobi'")

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, real_view
-from ..operators import MatrixOperator, as_operator
+from ..arrays import Array, as_device_array, contiguous, on_device, real_view
+from ..operators import DeviceMatrix, MatrixOperator, as_operator
+from ..operators.device import times_power_of_two
 from .base import Preconditioner, real_positive
 
 
@@ -44,23 +45,26 @@ class Jacobi(Preconditioner):
         # The inverse is 2^exponent times what is stored: of a matrix whose entries are extreme, the stored form of
         # which is multiplied by a power of two, the inverse itself may be out of range.
         self.exponent = 0
-        if isinstance(A, np.ndarray) and A.ndim == 1:
+        if on_device(A) and getattr(A, "ndim", 2) == 1:
+            diagonal = as_device_array(A, "A")
+        elif isinstance(A, np.ndarray) and A.ndim == 1:
             diagonal = A
         else:
             operator = as_operator(A)
             known = operator.diagonal()
-            if isinstance(operator, MatrixOperator):
+            if isinstance(operator, MatrixOperator | DeviceMatrix):
                 known, self.exponent = operator.stored_diagonal(), operator.exponent
             if known is None:
                 raise TypeError(
                     "A does not tell its diagonal; give it a `diagonal` method, or pass the diagonal as an (n,) array"
                 )
             diagonal = known
-        diagonal = np.asarray(diagonal).real
+        self.on_device = self.capturable = on_device(diagonal)
+        diagonal = (diagonal if self.on_device else np.asarray(diagonal)).real
         if not np.isfinite(diagonal).all():
             raise ValueError("the diagonal of A holds NaN or infinity; every entry must be finite")
         if not real_positive(diagonal):
-            row = int(np.flatnonzero(~(diagonal > 0.0))[0])
+            row = int(np.argmax(~(diagonal > 0.0)))
             raise ValueError(
                 f"diagonal entry {row} of A is {diagonal[row]:g}; Jacobi needs positive ones "
                 "(A is not positive definite otherwise)"
@@ -69,7 +73,7 @@ class Jacobi(Preconditioner):
             inverse = 1.0 / diagonal
         if not np.isfinite(inverse).all():
             raise ValueError("the inverse of the diagonal overflows its data type; scale A up by a power of two")
-        self.inverse_diagonal: Array = np.ascontiguousarray(inverse)
+        self.inverse_diagonal: Array = contiguous(inverse)
         self.shape, self.dtype = (diagonal.size, diagonal.size), inverse.dtype
         self.setup_time = time.perf_counter() - start
 
@@ -82,11 +86,15 @@ class Jacobi(Preconditioner):
         self._scale(out)
 
     def _scale(self, out: Array) -> None:
-        if self.exponent:
+        if self.exponent and self.on_device:
+            out[...] = times_power_of_two(out, self.exponent)
+        elif self.exponent:
             out[...] = np.ldexp(real_view(np.ascontiguousarray(out)), self.exponent).view(out.dtype)
 
     def diagonal(self) -> Array:
         """The inverse diagonal, (n,)."""
+        if self.on_device:
+            return times_power_of_two(self.inverse_diagonal, self.exponent)
         return np.ldexp(self.inverse_diagonal, self.exponent)
 
     @property

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import scipy.sparse as sp
 
 from ..arrays import Array, as_array, first_nonfinite
-from ..kernels import cpu
+from ..kernels import cpu, gpu
 from ..kernels.cpu import aggregation as setup
 from ..kernels.cpu import multigrid as cycle
 from ..kernels.layouts import CSR, Hierarchy, Work
-from ..operators import MatrixOperator, as_operator
+from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from ..operators.formats import csr_arrays
 from .base import Preconditioner
 from .block_jacobi import detect_block_size
@@ -122,6 +123,10 @@ class Multigrid(Preconditioner):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
         operator = as_operator(A)
+        self.on_device = self.capturable = operator.on_device
+        exponent = 0
+        if isinstance(operator, DeviceMatrix):  # levels are made on the host
+            exponent, operator = operator.exponent, MatrixOperator(operator.to_host())
         if not isinstance(operator, MatrixOperator):
             raise TypeError("A must be a matrix: multigrid needs its entries, not products with it only")
         if operator.dtype.kind == "c":
@@ -131,7 +136,7 @@ class Multigrid(Preconditioner):
                 f"diagonal entry {operator.bad_row} of A is not positive; A is not positive definite, as it must be"
             )
         self.shape, self.dtype, self.kind = operator.shape, operator.dtype, kind
-        self._exponent = operator.exponent  # the hierarchy is that of 2^exponent A
+        self._exponent = exponent + operator.exponent  # the hierarchy is that of 2^exponent A
         rows = operator.rows()
         rows = CSR(rows.indptr, rows.indices, rows.data.astype(np.float64))
         if kind == "classical":
@@ -175,6 +180,9 @@ class Multigrid(Preconditioner):
         return M
 
     def _take(self, levels: list[Level], transfers: list[CSR]) -> None:
+        if self.on_device:
+            self._take_there(levels, transfers)
+            return
         self.hierarchy = stack(levels, transfers)
         self._scale = single_if_in_range(levels[0].scale)
         self._work = levels[0].work
@@ -182,7 +190,24 @@ class Multigrid(Preconditioner):
         self.sizes = [int(m) for m in np.diff(self.hierarchy.rows)]
         self.operator_complexity = sum(level.A.data.size for level in levels) / max(1, levels[0].A.data.size)
 
+    def _take_there(self, levels: list[Level], transfers: list[CSR]) -> None:
+        """The same levels for the cycle on the GPU, which has a smoother of its own: see `cgopt.kernels.gpu`."""
+        levels, transfers = ended(levels, transfers)
+        self.sizes = [level.scale.size for level in levels]
+        self.operator_complexity = sum(level.A.data.size for level in levels) / max(1, levels[0].A.data.size)
+        down = [scale_columns(P, levels[l + 1].scale) for l, P in enumerate(transfers)]
+        up = [transpose(P, levels[l + 1].scale.size) for l, P in enumerate(down)]
+        factor = coarsest_factor(levels[-1])
+        inverse = scipy.linalg.cho_solve((factor, True), np.eye(factor.shape[0])) if factor.size else factor
+        largest = [largest_eigenvalue(level) for level in levels[:-1]]
+        smoothed = [level.A for level in levels[:-1]]
+        self._scale = levels[0].scale
+        self.cycle = gpu.Cycle(smoothed, largest, down, up, inverse, self._scale)
+
     def _matvec(self, x: Array, out: Array) -> None:
+        if self.on_device:
+            self.cycle.apply(x, out, 2.0**self._exponent)
+            return
         if x.dtype.kind == "c":  # the cycle is real
             out.real, out.imag = self.matvec(x.real), self.matvec(x.imag)
         elif not (out.flags.c_contiguous and x.dtype == out.dtype and x.flags.c_contiguous):
@@ -215,6 +240,8 @@ class Multigrid(Preconditioner):
     @property
     def nbytes(self) -> int:
         """Bytes of the levels and of the vectors that a cycle works in."""
+        if self.on_device:
+            return int(self.cycle.nbytes)
         return sum(int(a.nbytes) for a in self.hierarchy) + int(self._scale.nbytes)
 
     def __repr__(self) -> str:
@@ -223,6 +250,16 @@ class Multigrid(Preconditioner):
             f"Multigrid({self.kind}, levels {sizes}, operator_complexity={self.operator_complexity:.3g}, "
             f"{self.nbytes / 1e6:.3g} MB, setup_time={self.setup_time:.2g} s)"
         )
+
+
+def largest_eigenvalue(level: Level) -> float:
+    """A bound of the largest eigenvalue of a level's matrix, from ten steps of Lanczos' method."""
+    n = level.scale.size
+
+    def product(x: Array, out: Array) -> None:
+        cpu.multiply(level.A, x, out, level.work)
+
+    return min(ends_of_spectrum(product, n).bound, float(abs(to_scipy(level.A, n)).sum(axis=1).max()))
 
 
 def rigid_body_modes(coordinates: Any) -> Array:
@@ -463,13 +500,20 @@ def single_if_in_range(scale: Array) -> Array:
     return scale.astype(np.float32)
 
 
+def ended(levels: list[Level], transfers: list[CSR]) -> tuple[list[Level], list[CSR]]:
+    """Levels of which the last is small enough to be solved: where coarsening has stalled, one without unknowns."""
+    n = levels[-1].scale.size
+    if len(levels) != len(transfers) + 1 or n <= COARSEST:
+        return levels, transfers
+    nothing = make_level(CSR(np.zeros(1, np.uint32), np.empty(0, np.uint32), np.empty(0)))
+    to_nothing = CSR(np.zeros(n + 1, np.uint32), np.empty(0, np.uint32), np.empty(0))
+    return [*levels, nothing], [*transfers, to_nothing]
+
+
 def stack(levels: list[Level], transfers: list[CSR]) -> Hierarchy:
     """All levels in one set of arrays, as the cycle takes them."""
+    levels, transfers = ended(levels, transfers)
     sizes = [level.scale.size for level in levels]
-    if len(levels) == len(transfers) + 1 and sizes[-1] > COARSEST:  # coarsening stalled: the last level only smooths
-        sizes.append(0)
-        transfers = [*transfers, CSR(np.zeros(sizes[-2] + 1, np.uint32), np.empty(0, np.uint32), np.empty(0))]
-        levels = [*levels, make_level(CSR(np.zeros(1, np.uint32), np.empty(0, np.uint32), np.empty(0)))]
     rows = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
     chunks = levels[0].work.bounds.size
     bounds = np.empty((len(levels) - 1, chunks), np.int64)

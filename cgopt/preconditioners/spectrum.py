@@ -10,8 +10,8 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from ..arrays import Array
-from ..kernels import cpu
-from ..operators.check import probe_vectors
+from ..kernels import gpu
+from ..operators.check import dot_product, probe_vectors
 
 
 class Ends(NamedTuple):
@@ -23,7 +23,11 @@ class Ends(NamedTuple):
 
 
 def ends_of_spectrum(
-    product: Callable[[Array, Array], object], n: int, steps: int = 10, dtype: Any = np.float64
+    product: Callable[[Array, Array], object],
+    n: int,
+    steps: int = 10,
+    dtype: Any = np.float64,
+    on_device: bool = False,
 ) -> Ends:
     """Estimate the extreme eigenvalues.
 
@@ -35,6 +39,8 @@ def ends_of_spectrum(
     steps : int
         Products made.
     dtype : float64 or complex128
+    on_device : bool
+        Whether it multiplies arrays on the GPU.
 
     Returns
     -------
@@ -42,13 +48,10 @@ def ends_of_spectrum(
         The bound is the largest Ritz value plus the norm of its residual: an upper bound in practice, not in theory
         (Zhou and Li, Linear Algebra Appl. 435, 2011).
     """
-    work = cpu.share_rows(n, 4 * n)
-
-    def dot(a: Array, b: Array) -> float:
-        return float(cpu.run(cpu.dot, work, a, b, work))
-
-    v, before, w = np.empty(n, dtype), np.zeros(n, dtype), np.empty(n, dtype)
-    v[...] = probe_vectors(n, np.dtype(np.float64), 1)[0]
+    dot = dot_product(n, on_device)
+    first = probe_vectors(n, np.dtype(np.float64), 1)[0].astype(dtype)
+    v = gpu.cupy().asarray(first) if on_device else first
+    before, w = np.zeros_like(v), np.empty_like(v)
     v /= math.sqrt(dot(v, v))
     alpha, beta = np.zeros(steps), np.zeros(steps)
     done = 0

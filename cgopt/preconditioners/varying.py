@@ -46,6 +46,7 @@ class Varying(Preconditioner):
 
     def __init__(self, M: Any, n: int | None = None, dtype: Any = None) -> None:
         self.M = as_operator(M, n=n, dtype=dtype, name="M")
+        self.on_device = self.M.on_device
         self.shape, self.dtype = self.M.shape, self.M.dtype
 
     def _matvec(self, x: Array, out: Array) -> None:

@@ -30,7 +30,6 @@ STEPS = 32  # eigenvalues stand on a grid of so many steps (by factors), so that
 DRAWN = 32  # unknowns up to which entries are drawn one by one; Hypothesis has a budget of numbers
 
 
-
 def spectra(n: Any = None, *, condition: float = 1e3, distinct: Any = None) -> Any:
     """Strategy for the eigenvalues of a positive definite matrix.
 

@@ -554,7 +554,7 @@ def test_interpreted_primitives_with_many_vectors():
 
 @given(
     sparse_spd(st.one_of(st.integers(1, 24), st.integers(100, 200)), dtype=st.sampled_from([F64, C64])),
-    st.sampled_from(formats.FORMATS),
+    st.sampled_from([format for format in formats.FORMATS if format != "float32"]),  # (that is of any layout)
 )
 def test_layouts_hold_the_same_matrix(A, wanted):
     dense = A.toarray()

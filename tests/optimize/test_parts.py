@@ -7,7 +7,9 @@ import pytest
 
 import cgopt
 from cgopt.operators import GaussNewton
-from cgopt.optimize import Ending, NetworkObjective, hessian_free
+from cgopt.optimize import Ending, FunctionObjective, NetworkObjective, hessian_free
+from cgopt.optimize.descent import Point, Proposal
+from cgopt.optimize.hessian_free import DampedDirection, DampingSearch
 
 SAMPLES = 90
 LOSS = cgopt.nn.SquaredError()
@@ -134,3 +136,17 @@ def test_bad_preconditioner():
     f, theta = problem()
     with pytest.raises(ValueError, match="Nearest: kronecker"):
         hessian_free(f, theta, preconditioner="kroneker")
+
+
+def test_damping_rises_where_the_loss_does_even_if_the_model_said_so():
+    # f = x^2 / 2 at 1, a step of -3: model and function both rise by 1.5, and their ratio is one
+    f = FunctionObjective(lambda x: float(x @ x) / 2, lambda x: x, lambda x, v: v)
+    direction = DampedDirection(10, 5e-4, 0.95, None, 0.75)
+    x = np.array([1.0])
+    direction.B = f.curvature(x)
+    search = DampingSearch(direction, 1.0, 1e-2, 0.8)
+    at = Point(x, 0.5, x, 1.0, 1.0)
+    taken = search.take(f, at, Proposal(np.array([-3.0]), -3.0, np.nan, False, {}, []))
+    assert taken.report["ratio"] == -np.inf
+    assert search.size == 1.5
+    assert taken.fun < 0.5

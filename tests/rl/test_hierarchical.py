@@ -1,4 +1,4 @@
-"""The six states against their exact values, hierarchical agents against published ones, two rooms with key and door."""
+"""The six states against exact values, hierarchical agents against published ones, two rooms with key and door."""
 
 from __future__ import annotations
 
@@ -216,3 +216,15 @@ def test_networks_find_the_treasure_and_a_flat_network_does_not():
 def test_bad_options_are_named(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_an_episode_becomes_an_animation(tmp_path):
+    pytest.importorskip("matplotlib")
+    from cgopt_rl.animation import animate
+
+    model = HierarchicalQ(ROOMS, seed=0, round_steps=100).learn(100)
+    frames, returned = animate(model, tmp_path / "rooms.gif", most_steps=3)
+    assert (frames, returned) == (4, 0.0)
+    assert (tmp_path / "rooms.gif").read_bytes()[:6] == b"GIF89a"
+    with pytest.raises(ValueError, match="picture"):
+        animate(QLearning(SIX, round_steps=100).learn(100), tmp_path / "six.gif")

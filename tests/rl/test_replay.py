@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 pytest.importorskip("gymnasium", reason='agents need the extra "rl"')
 pytest.importorskip("safetensors", reason='checkpoints need the extra "rl"')
 
-from cgopt_rl.kernels.rollouts import Normalizer  # noqa: E402
-from cgopt_rl.replay import COLUMNS, ReplayBuffer  # noqa: E402
+from cgopt_rl.kernels.rollouts import Normalizer
+from cgopt_rl.replay import COLUMNS, ReplayBuffer
 
 
 def episode_steps(rng, steps, n):

@@ -57,9 +57,7 @@ def _permuted_upper(
     return total
 
 
-def _transpose(
-    start: Any, stop: Any, rows: Any, values: Any, new_ptr: Any, new_columns: Any, new_values: Any
-) -> None:
+def _transpose(start: Any, stop: Any, rows: Any, values: Any, new_ptr: Any, new_columns: Any, new_values: Any) -> None:
     """Rows of a matrix whose columns lie from ``start[j]`` to ``stop[j]``; `new_ptr` is zero on entry.
 
     Columns come out ascending whatever the order of the rows within a column.

@@ -1,0 +1,95 @@
+// Fused passes over layers and over flat parameter vectors; the matrix products of networks are cuBLAS's.
+
+typedef unsigned long long u64;
+
+// index(i) over the entries of the grid
+#define EACH(i, count) \
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (u64)gridDim.x * blockDim.x)
+
+// a = f(a), d = f'(a), and a row [f(a) 1] of the next layer's input, of which the 1 is there; d, next may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK) activate(
+    u64 samples, u64 units, int kind, real* a, real* d, real* next)
+{
+    EACH(k, samples * units)
+    {
+        const real ak = a[k];
+        real h = ak, slope = 1;
+        if (kind == TANH) {
+            h = tanh(ak);
+            slope = (real)1 - h * h;
+        } else if (kind == LOGISTIC) {
+            h = (real)0.5 + (real)0.5 * tanh((real)0.5 * ak);
+            slope = ((real)1 - h) * h;
+        } else if (kind == RELU) {
+            h = ak > (real)0 ? ak : ak == ak ? (real)0 : ak;
+            slope = h > (real)0 ? (real)1 : (real)0;
+        } else if (kind == SOFTPLUS) {
+            h = (ak > (real)0 ? ak : ak == ak ? (real)0 : ak) + log1p(exp(-fabs(ak)));
+            slope = -expm1(-h);  // 1 - exp(-h) = 1 / (1 + exp(-a))
+        }
+        a[k] = h;
+        if (d) d[k] = slope;
+        if (next) next[k / units * (units + 1) + k % units] = h;
+    }
+}
+
+// r[i, j, c] = (r[i, j, c] + t[i, j, c]) d[i, c]; t may be null, which is zero
+extern "C" __global__ void __launch_bounds__(BLOCK) scale_units(
+    u64 samples, u64 k, u64 units, real* r, const real* t, const real* d)
+{
+    EACH(e, samples * k * units)
+    {
+        const real v = t ? r[e] + t[e] : r[e];
+        r[e] = v * d[e / (k * units) * units + e % units];
+    }
+}
+
+// u = s (u - p'u), row by row of (samples, k, units): one thread for each row, summed in order
+extern "C" __global__ void __launch_bounds__(BLOCK) softmax_curvature(
+    u64 samples, u64 k, u64 units, real* u, const real* p, const real* s)
+{
+    EACH(row, samples * k)
+    {
+        real* own = u + row * units;
+        const real *pi = p + row / k * units, *si = s + row / k * units;
+        real mean = 0;
+        for (u64 c = 0; c < units; ++c) mean += pi[c] * own[c];
+        for (u64 c = 0; c < units; ++c) own[c] = si[c] * (own[c] - mean);
+    }
+}
+
+// m += (1 - beta1)(g - m),  v += (1 - beta2)(g^2 - v),  theta -= rate m / (sqrt(spread v) + eps)
+extern "C" __global__ void __launch_bounds__(BLOCK) adam_step(
+    u64 n, real* theta, const real* gradient, real* m, real* v, double rate, double beta1, double beta2, double spread,
+    double eps)
+{
+    const real b1 = (real)beta1, b2 = (real)beta2;
+    EACH(i, n)
+    {
+        const real g = gradient[i];
+        const real mi = b1 * m[i] + ((real)1 - b1) * g;
+        const real vi = b2 * v[i] + ((real)1 - b2) * g * g;
+        m[i] = mi;
+        v[i] = vi;
+        theta[i] -= (real)rate * mi / (sqrt((real)spread * vi) + (real)eps);
+    }
+}
+
+// V = mu V - rate g;  theta += V, or looking ahead theta += mu V - rate g
+extern "C" __global__ void __launch_bounds__(BLOCK) momentum_step(
+    u64 n, real* theta, const real* gradient, real* velocity, double rate, double mu, int ahead)
+{
+    EACH(i, n)
+    {
+        const real step = (real)rate * gradient[i];
+        const real vi = (real)mu * velocity[i] - step;
+        velocity[i] = vi;
+        theta[i] += ahead ? (real)mu * vi - step : vi;
+    }
+}
+
+// target += tau (theta - target)
+extern "C" __global__ void __launch_bounds__(BLOCK) blend(u64 n, real* target, const real* theta, double tau)
+{
+    EACH(i, n) target[i] += (real)tau * (theta[i] - target[i]);
+}

@@ -1,0 +1,261 @@
+"""An array module that stands in for CuPy where there is no device, for tests of everything but speed.
+
+Its arrays lie in host memory, and are as shy as CuPy's: they do not become NumPy arrays by themselves, and do not mix
+with them. Its kernels are the real ones, compiled for the CPU by `emulation`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+
+import numpy as np
+
+from . import emulation
+
+WARP, BLOCK, PROCESSORS = 4, 8, 1
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    __array_priority__ = 100
+
+    def __init__(self, host):
+        self._host = host
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    size = property(lambda self: self._host.size)
+    ndim = property(lambda self: self._host.ndim)
+    nbytes = property(lambda self: self._host.nbytes)
+    itemsize = property(lambda self: self._host.itemsize)
+    flags = property(
+        lambda self: types.SimpleNamespace(
+            c_contiguous=self._host.flags.c_contiguous, f_contiguous=self._host.flags.f_contiguous
+        )
+    )
+    T = property(lambda self: ndarray(self._host.T))
+    real = property(lambda self: ndarray(self._host.real))
+
+    def get(self):
+        return self._host.copy()
+
+    def set(self, host):
+        assert isinstance(host, np.ndarray)
+        assert (host.dtype, host.shape) == (self.dtype, self.shape)
+        self._host[...] = host
+
+    def fill(self, v):
+        self._host.fill(v)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if method != "__call__":
+            return NotImplemented
+        if any(isinstance(a, np.ndarray) and a.ndim for a in inputs):
+            raise TypeError(f"Unsupported type {np.ndarray}")
+        if out is not None:
+            assert all(isinstance(o, ndarray) for o in out)
+            kwargs["out"] = tuple(o._host for o in out)
+        answer = getattr(ufunc, method)(*map(unwrapped, inputs), **kwargs)
+        return out[0] if out is not None else wrapped(answer)
+
+    def __array_function__(self, function, types_, args, kwargs):
+        assert not any(isinstance(a, np.ndarray) and a.ndim for a in (*args, *kwargs.values())), function
+        return wrapped(function(*map(unwrapped, args), **{k: unwrapped(v) for k, v in kwargs.items()}))
+
+    def __getitem__(self, key):
+        return wrapped(self._host[unwrapped(key)])
+
+    def __setitem__(self, key, v):
+        if isinstance(v, np.ndarray) and v.ndim:
+            raise TypeError(f"Unsupported type {np.ndarray}")
+        self._host[unwrapped(key)] = unwrapped(v)
+
+    def __float__(self):
+        return float(self._host)
+
+    def __int__(self):
+        return int(self._host)
+
+    def __bool__(self):
+        return bool(self._host)
+
+    def __len__(self):
+        return len(self._host)
+
+    def __iter__(self):
+        return (wrapped(row) for row in self._host)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **kwargs):
+        raise NotImplementedError
+
+    def __getattr__(self, name):
+        if name not in (
+            "astype",
+            "reshape",
+            "ravel",
+            "copy",
+            "view",
+            "sum",
+            "max",
+            "min",
+            "any",
+            "all",
+            "mean",
+            "transpose",
+            "item",
+            "tolist",
+            "argmax",
+        ):
+            raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        method = getattr(self._host, name)
+        return lambda *args, **kwargs: wrapped(method(*map(unwrapped, args), **kwargs))
+
+
+class csr_matrix:
+    """What is asked of `cupyx.scipy.sparse.csr_matrix`."""
+
+    def __init__(self, host):
+        host = host.tocsr()
+        self.shape, self.dtype, self.ndim = host.shape, host.dtype, 2
+        self.data, self.indices, self.indptr = (ndarray(a) for a in (host.data, host.indices, host.indptr))
+
+    def tocsr(self):
+        return self
+
+
+def unwrapped(a):
+    if isinstance(a, ndarray):
+        return a._host
+    if isinstance(a, (tuple, list)):
+        return type(a)(map(unwrapped, a))
+    return a
+
+
+def wrapped(a):
+    if isinstance(a, np.ndarray):
+        return ndarray(a)
+    if isinstance(a, np.generic):
+        return ndarray(np.asarray(a))
+    return a
+
+
+class Launches:
+    """What was launched, and the graph that is being recorded."""
+
+    count = 0
+    recording = None
+
+    @classmethod
+    def reset(cls):
+        cls.count, cls.recording = 0, None
+
+
+class RawKernel:
+    max_dynamic_shared_size_bytes = 0
+
+    def __init__(self, code, name, cooperative):
+        self.code, self.name, self.cooperative = code, name, cooperative
+        self.kernel = types.SimpleNamespace(ptr=0)
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        hosts = [unwrapped(a) for a in args]
+        assert ("grid_barrier(arrived)" not in self.code or self.name != "cg_steps") or self.cooperative
+
+        def go():
+            emulation.launch(self.code, self.name, grid[0], block[0], hosts, shared_mem, WARP)
+
+        if Launches.recording is not None:
+            Launches.recording.append(go)
+        else:
+            Launches.count += 1
+            go()
+
+
+class RawModule:
+    def __init__(self, *, code, options=(), enable_cooperative_groups=False):
+        self.code, self.cooperative = code, enable_cooperative_groups
+
+    def get_function(self, name):
+        return RawKernel(self.code, name, self.cooperative)
+
+
+class Graph:
+    def __init__(self, launches):
+        self.launches = launches
+
+    def launch(self, stream=None):
+        Launches.count += 1
+        for go in self.launches:
+            go()
+
+
+class Stream:
+    def __init__(self, non_blocking=False):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def begin_capture(self):
+        Launches.recording = []
+
+    def end_capture(self):
+        recorded, Launches.recording = Launches.recording, None
+        return Graph(recorded)
+
+    def synchronize(self):
+        pass
+
+
+class MemoryPool:
+    malloc = None
+
+
+class Device:
+    attributes = {"WarpSize": WARP, "MultiProcessorCount": PROCESSORS, "MaxSharedMemoryPerBlockOptin": 16384}  # noqa
+
+    def __init__(self, id=0):
+        self.id = id
+
+
+def making(function):
+    return lambda *args, **kwargs: ndarray(function(*args, **kwargs))
+
+
+def module():
+    """The module, to be put in place of `cupy`."""
+    out = types.ModuleType("cupy")
+    out.__version__ = "stand-in"
+    out.ndarray, out.RawModule = ndarray, RawModule
+    out.asarray = lambda a, dtype=None: a if isinstance(a, ndarray) else ndarray(np.array(a, dtype))
+    out.ascontiguousarray = lambda a, dtype=None: ndarray(np.ascontiguousarray(unwrapped(a), dtype))
+    for name in ("empty", "zeros", "ones"):
+        setattr(out, name, making(getattr(np, name)))
+    out.unique = lambda a: ndarray(np.unique(a._host))
+    out.cuda = types.SimpleNamespace(
+        Device=Device,
+        Stream=Stream,
+        MemoryPool=MemoryPool,
+        get_current_stream=Stream,
+        using_allocator=lambda allocator: contextlib.nullcontext(),
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
+        driver=types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda pointer, block, shared: 2),
+    )
+    return out
+
+
+def sparse_module():
+    """The module to be put in place of `cupyx.scipy.sparse`."""
+    out = types.ModuleType("cupyx.scipy.sparse")
+    out.csr_matrix = csr_matrix
+    out.issparse = lambda a: isinstance(a, csr_matrix)
+    return out
