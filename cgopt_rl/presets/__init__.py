@@ -33,7 +33,7 @@ def preset(algorithm: str, env: str) -> dict[str, Any]:
     --------
     >>> from cgopt_rl.presets import preset
     >>> preset("trpo", "cgopt/CartPole-v1")["n_envs"]
-    2
+    8
     """
     options = dict(_tables(algorithm).get(env.removeprefix("cgopt/"), {}))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

@@ -33,13 +33,13 @@ def test_a_run_from_start_to_picture(command, tmp_path):
     assert f"2,048 steps; the run is in {FOLDER}" in out
     model = cli.load(tmp_path / FOLDER)
     # The preset's options, and over them those of the command line.
-    assert (model.config.n_envs, model.config.gae_lambda) == (2, 0.98)
+    assert (model.config.n_envs, model.config.gae_lambda) == (8, 0.98)
     assert (model.config.n_steps, model.config.target_kl, model.seed) == (256, 0.02, 3)
 
     assert command(*train, "--steps", 10)[0] == 2  # a run is not overwritten
     status, out, _ = command("resume", FOLDER, "--steps", 3000, "--evaluate-episodes", 0)
     assert status == 0
-    assert "3,072 steps" in out
+    assert "4,096 steps" in out
     status, out, _ = command("evaluate", FOLDER, "--episodes", 3, "--env", "CartPole-v1")
     assert status == 0
     assert "3 episodes" in out
