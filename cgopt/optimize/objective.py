@@ -399,7 +399,7 @@ class NetworkObjective(Objective):
     def kronecker_factors(self, x: Array) -> list[tuple[Array, Array]] | None:
         """Of the curvature's samples, with one draw of targets from the model for each, by one backward pass."""
         if on_device(x):
-            raise TypeError("preconditioner='kronecker' is set up in host memory only; on the GPU use 'diagonal' or None")
+            raise TypeError("preconditioner='kronecker' is set up in host memory only; on a GPU use 'diagonal'")
         at, _, weights = self._linearized(x)
         if not hasattr(at, "kronecker_factors"):
             return None
