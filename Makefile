@@ -21,8 +21,9 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long bench bench-peers bench-rl learn-classic learn-mujoco learn-a2c \
-    learn-ddpg learn-ddpg-mujoco learn-autoencoder learn-recurrent learn-dqn learn-key-door test-gpu bench-gpu lint-gpu docs lint clean
+.PHONY: help demo test test-long bench bench-peers bench-rl test-gpu bench-gpu lint-gpu docs lint clean
+.PHONY: learn-classic learn-mujoco learn-a2c learn-dqn learn-key-door learn-ddpg learn-ddpg-mujoco
+.PHONY: learn-autoencoder learn-recurrent
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='options for the program that is run']"

@@ -14,7 +14,7 @@ import cgopt  # noqa: E402
 from cgopt_rl import envs  # noqa: E402
 from cgopt_rl.envs.interface import actor, flat_size, flattener  # noqa: E402
 
-IDS = sorted(envs.COMPILED)
+IDS = sorted(id for id in envs.COMPILED if id.removeprefix("cgopt/") in gymnasium.registry)
 ORIGINAL = {id: id.removeprefix("cgopt/") for id in IDS}
 
 

@@ -8,7 +8,6 @@ pytest.importorskip("gymnasium", reason='agents need the extra "rl"')
 pytest.importorskip("tyro", reason='the command line needs the extra "rl"')
 
 from cgopt_rl import cli
-from cgopt_rl.trpo import TRPOConfig
 
 FOLDER = "runs/trpo-cgopt-CartPole-v1-3"
 
@@ -160,6 +159,10 @@ def test_demo_reaches_500(command, tmp_path):
 def test_every_preset_is_valid():
     from cgopt_rl.presets import preset, presets
 
-    for env in presets("trpo"):
-        assert TRPOConfig(**preset("trpo", env)) != TRPOConfig()
+    for name in ("trpo", "a2c", "ddpg", "td3"):
+        kind = cli.algorithms()[name].Config
+        for env in presets(name):
+            options = preset(name, env)
+            config = kind(**options)
+            assert {option: getattr(config, option) for option in options} == options
     assert preset("trpo", "Nothing-v0") == {}
