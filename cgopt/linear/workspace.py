@@ -309,7 +309,7 @@ class DeviceSystem(System):
         if isinstance(operator, DeviceMatrix):
             self.exact, self.exponent = operator.layout, operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
-        self.layout = self.exact
+        self.layout, self.rounded = self.exact, None
         self.kind = "identity" if preconditioner is None else "python"
         if isinstance(preconditioner, Jacobi):
             self.kind = "diagonal"
@@ -351,7 +351,7 @@ class DeviceWorkspace(Workspace):
         self.slice = SLICE
         self.log = np.zeros((SLICE, loops.LOG_COLUMNS))
         self.M = self._preconditioner(system, doubled=False)
-        self.steps = gpu.cg_steps(*system.formats(1), self.kind)
+        self.steps = self.rounded_steps = gpu.cg_steps(*system.formats(1), self.kind)
 
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner

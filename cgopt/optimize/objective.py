@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..arguments import real_number, whole_number
-from ..arrays import Array, as_array_there, first_nonfinite, on_device
+from ..arrays import Array, as_array_there, contiguous, first_nonfinite, on_device
+from ..kernels import gpu
 from ..operators import Damped, FiniteDifferenceHessian, GaussNewton, Operator
 
 VALUE_COST = 1.0 / 3.0  # of a gradient: the forward pass, of three matrix products for each weight one
@@ -328,8 +329,14 @@ class NetworkObjective(Objective):
             piece: Any = chosen[start : start + PIECE]
             if len(piece) == len(self.X):
                 piece = slice(None)  # no copies
-            X, weights = self.X[piece], None if self.weights is None else self.weights[piece]
-            yield len(X) / len(chosen), X, self.Y[piece], weights
+            X, Y, weights = self._taken(piece)
+            yield len(X) / len(chosen), X, Y, weights
+
+    def _taken(self, chosen: Any) -> tuple[Array, Array, Array | None]:
+        """Inputs, targets and weights of the chosen samples."""
+        if on_device(self.X) and not isinstance(chosen, slice):
+            chosen = gpu.cupy().asarray(chosen)
+        return self.X[chosen], self.Y[chosen], None if self.weights is None else self.weights[chosen]
 
     def _value(self, x: Array) -> float:
         total = 0.5 * self.l2 * float(np.dot(x.astype(np.float64), x))
@@ -344,7 +351,7 @@ class NetworkObjective(Objective):
             if at is None:
                 at = self._linearizations[len(X)] = self.network.linearize(x, X)
             else:
-                at.update(np.ascontiguousarray(x), X)
+                at.update(contiguous(x), X)
             total += x.dtype.type(share) * at.vjp(self.loss.gradient(at.output, Y, weights))
         out: Array = total
         return out
@@ -354,8 +361,8 @@ class NetworkObjective(Objective):
             chosen: Any = self._gradient_part()[: self.curvature_samples]
         else:
             chosen = self._part(self.curvature_samples, 1)
-        weights = None if self.weights is None else self.weights[chosen]
-        self._curved = self.network.linearize(x, self.X[chosen]), self.Y[chosen], weights
+        X, Y, weights = self._taken(chosen)
+        self._curved = self.network.linearize(x, X), Y, weights
         return self._gauss_newton(0.0)
 
     def _gauss_newton(self, structural: float) -> Operator:
@@ -391,6 +398,8 @@ class NetworkObjective(Objective):
 
     def kronecker_factors(self, x: Array) -> list[tuple[Array, Array]] | None:
         """Of the curvature's samples, with one draw of targets from the model for each, by one backward pass."""
+        if on_device(x):
+            raise TypeError("preconditioner='kronecker' is set up in host memory only; on a GPU use 'diagonal'")
         at, _, weights = self._linearized(x)
         if not hasattr(at, "kronecker_factors"):
             return None

@@ -66,6 +66,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return wrapped(function(*map(unwrapped, args), **{k: unwrapped(v) for k, v in kwargs.items()}))
 
     def __getitem__(self, key):
+        if isinstance(key, np.ndarray):
+            raise TypeError("an array of the host as an index")
         return wrapped(self._host[unwrapped(key)])
 
     def __setitem__(self, key, v):

@@ -79,7 +79,7 @@ def test_solving_with_a_gauss_newton_matrix(xp):
     np.testing.assert_allclose(found.x.get(), wanted.x, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("options", [{}, {"curvature_samples": 4}, {"exponent": None}])
+@pytest.mark.parametrize("options", [{}, {"curvature_samples": 4}, {"preconditioner": None}])
 def test_hessian_free_runs_whole(xp, options):
     theta, X, Y = problem()
     sampled = {key: options.pop(key) for key in ("curvature_samples",) if key in options}
@@ -94,6 +94,8 @@ def test_hessian_free_runs_whole(xp, options):
         assert a["fun"] == pytest.approx(b["fun"], rel=1e-7)
     assert own.fun < 0.9 * host.history[0]["fun"]
     first = cgopt.optimize.NetworkObjective(NETWORK, SquaredError(), xp.asarray(X), xp.asarray(Y), l2=1e-4, **sampled)
+    with pytest.raises(TypeError, match="kronecker"):
+        cgopt.optimize.hessian_free(first, own.x, damping=0.5, preconditioner="kronecker")
     again = cgopt.optimize.hessian_free(first, own.x, maxiter=4, damping=0.5, state=own.state, **options)
     assert again.nit == 4
 

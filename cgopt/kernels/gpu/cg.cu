@@ -161,7 +161,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) cg_steps(
         const double rz = solve.residual_and_weight(0.0).b;  // z = M r,  r'z
         const double pp = solve.restart();                   // p = z,  p'p
         if (threadIdx.x == 0) {
-            s[RZ] = s[RZ0] = rz;
+            s[RZ] = rz;
+            if (s[RZ0] == 0.0) s[RZ0] = rz;
             s[PP] = pp;
         }
         if (!positive(rz)) code = product_code(rz);

@@ -24,9 +24,11 @@ __device__ inline int note_step(double alpha, double rr, double rz, double xx, d
     s[RZ] = rz;
     s[XX] = xx;
     s[PP] = pp;
+    s[PEAK] = rr > s[PEAK] ? rr : s[PEAK];
     if (rr <= s[TARGET]) return CLAIMED;
     if (s[STILL] >= s[PATIENCE]) return STOOD_STILL;
-    if (crossed && s[GAP] > double(GROWTH) * s[GAP0]) return DRIFTED;
+    if (rr <= s[DROP] * s[PEAK]) return DROPPED;
+    if (s[DROP] == 0.0 && crossed && s[GAP] > double(GROWTH) * s[GAP0]) return DRIFTED;
     return NOTHING;
 }
 
@@ -35,7 +37,7 @@ __device__ inline int judge(double truth, int event, double* s, bool* again)
 {
     const double recursive = s[RR];
     *again = false;
-    s[RR] = truth;
+    s[RR] = s[PEAK] = truth;
     s[GAP] = s[GAP0] = s[UNIT] * s[NORM_A] * sqrt(s[XX]);
     s[CHECKS] += 1.0;
     if (truth <= s[TARGET]) return CONVERGED;
@@ -49,6 +51,6 @@ __device__ inline int judge(double truth, int event, double* s, bool* again)
         s[STILL] = 0.0;
         s[PATIENCE] *= 2.0;
     }
-    *again = event != DRIFTED || fabs(truth - recursive) > 1e-3 * recursive;
+    *again = event > DROPPED || fabs(truth - recursive) > 1e-3 * recursive;
     return RUNNING;
 }

@@ -155,7 +155,8 @@ class HostLoop:
         if first:
             w.recording = None
             s[loops.RZ], s[loops.PP] = restart(M, r, z, p, w)  # z = M r,  p = z,  r'z,  p'p
-            s[loops.RZ0] = s[loops.RZ]
+            if s[loops.RZ0] == 0.0:
+                s[loops.RZ0] = s[loops.RZ]
             if not 0.0 < s[loops.RZ] < float("inf"):
                 return loops.product_code(s[loops.RZ]), 0
         own[...] = x  # where a recording finds it in every slice

@@ -14,10 +14,9 @@ LAYOUTS = {"csr": 0, "dia": 1, "dense": 2}
 KINDS = {"identity": 0, "diagonal": 1, "chebyshev": 2}
 ACTIVATIONS = {"linear": 0, "tanh": 1, "logistic": 2, "relu": 3, "softplus": 4}
 LOOK = 99  # code of a solve that waits for the host
-CODES = (
-    "RUNNING CONVERGED INDEFINITE SINGULAR STAGNATED NONFINITE INDEFINITE_M MAXITER NOTHING DRIFTED STOOD_STILL CLAIMED"
-)
-PLACES = "RR RZ PP XX TARGET UNIT NORM_A GAP GAP0 BEST FAILED STILL PATIENCE SCALE CHECKS RZ0"
+CODES = "RUNNING CONVERGED INDEFINITE SINGULAR STAGNATED NONFINITE INDEFINITE_M MAXITER"
+EVENTS = "NOTHING DRIFTED DROPPED STOOD_STILL CLAIMED"
+PLACES = "RR RZ PP XX TARGET UNIT NORM_A GAP GAP0 BEST FAILED STILL PATIENCE SCALE CHECKS RZ0 PEAK DROP"
 COLUMNS = "LOG_RR LOG_RZ LOG_ALPHA LOG_BETA LOG_COLUMNS"
 
 
@@ -54,7 +53,7 @@ def source(
         Threads of a block at most, a multiple of `warp`.
     """
     # What loops and status are called and where a solve's scalars lie is said once, in `cgopt.kernels.loops`.
-    constants = {key: getattr(loops, key) for key in f"{CODES} {PLACES} {COLUMNS} SCALARS".split()}
+    constants = {key: getattr(loops, key) for key in f"{CODES} {EVENTS} {PLACES} {COLUMNS} SCALARS".split()}
     constants |= {"GROWTH": loops.GROWTH}
     constants |= {key: getattr(batch, key) for key in ("NOT_FINITE", "NOT_SYMMETRIC", "EXTREME")}
     constants |= {key.upper(): code for key, code in ACTIVATIONS.items()} | {"LOOK": LOOK}
