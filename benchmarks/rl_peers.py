@@ -385,7 +385,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     record = {
-        "command": f"python -m benchmarks.rl_peers --rounds {options.rounds}",
+        "command": f"python -m benchmarks.rl_peers --rounds {options.rounds}"
+        + (f" --only {options.only}" if options.only else ""),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
