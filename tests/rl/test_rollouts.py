@@ -55,7 +55,7 @@ def collect(id, *, stepped, n=3, T=70, threads=None, limit=30):
     collector.reset(np.random.SeedSequence(2))
     theta = np.random.default_rng(3).standard_normal(policy.n).astype(np.float32)
     if stepped:
-        collector._collect_steps(policy.for_kernels(theta), norm)
+        collector.collect_some(policy.for_kernels(theta), norm, 0, T)
     else:
         collector.collect(theta, norm)
     return collector, theta, norm
