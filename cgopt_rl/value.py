@@ -10,7 +10,8 @@ import numpy.typing as npt
 import cgopt
 from cgopt.operators import Damped, GaussNewton
 
-from .kernels import fit as kernels
+from .kernels import fit
+from .kernels.dense import dense, optimizer
 from .kernels.rollouts import ACTIVATIONS
 from .policies import orthogonal_start
 
@@ -34,7 +35,7 @@ class ValueFunction:
         self.network = cgopt.nn.MLP([n_inputs, *hidden, 1], activation=activation)
         self.activation, self.rng = activation, rng
         self.theta = orthogonal_start(self.network, rng, 1.0, np.float32)
-        self.m, self.v, self.t = np.zeros_like(self.theta), np.zeros_like(self.theta), 0
+        self.optimizer = optimizer(self.theta)
         self.damping = 1.0
 
     def __call__(self, obs: Array) -> Array:
@@ -44,20 +45,9 @@ class ValueFunction:
     def fit_adam(self, obs: Array, targets: Array, epochs: int, batch_size: int, learning_rate: float) -> None:
         """Adam on the mean squared error, in shuffled minibatches (Kingma and Ba 2015)."""
         orders = np.stack([self.rng.permutation(obs.shape[0]) for _ in range(epochs)])
-        sizes = np.array(self.network.sizes, np.int64)
-        self.t = kernels.fit_adam(
-            self.theta,
-            self.m,
-            self.v,
-            self.t,
-            sizes,
-            ACTIVATIONS[self.activation],
-            obs,
-            targets.astype(np.float32),
-            orders,
-            min(batch_size, obs.shape[0]),
-            learning_rate,
-        )
+        size = min(batch_size, obs.shape[0])
+        net = dense(self.network.sizes, ACTIVATIONS[self.activation], min(fit.BLOCK, size))
+        fit.fit_adam(self.optimizer, net, obs, targets.astype(np.float32), orders, size, learning_rate)
 
     def fit_gauss_newton(self, obs: Array, targets: Array, steps: int, iterations: int) -> None:
         """Damped Gauss-Newton steps on half the mean squared error, all samples at once.
@@ -83,18 +73,21 @@ class ValueFunction:
             elif not ratio >= 0.25:
                 self.damping *= 1.5
             if lower < loss:
-                self.theta, loss = trial, lower
+                self.theta[...], loss = trial, lower
                 at.update(trial)
 
     def arrays(self) -> dict[str, Array]:
         """What a checkpoint keeps."""
-        numbers = np.array([self.t, self.damping])
-        return {"theta": self.theta, "m": self.m, "v": self.v, "numbers": numbers}
+        adam = self.optimizer
+        numbers = np.array([adam.t[0], self.damping])
+        return {"theta": self.theta, "m": adam.m, "v": adam.v, "numbers": numbers}
 
     def restore(self, arrays: dict[str, Array]) -> None:
         """Go on from what `arrays` returned."""
-        self.theta, self.m, self.v = (arrays[name].copy() for name in ("theta", "m", "v"))
-        self.t, self.damping = int(arrays["numbers"][0]), float(arrays["numbers"][1])
+        adam = self.optimizer
+        for kept, name in ((self.theta, "theta"), (adam.m, "m"), (adam.v, "v")):
+            kept[...] = arrays[name]
+        adam.t[0], self.damping = int(arrays["numbers"][0]), float(arrays["numbers"][1])
 
 
 def explained_variance(values: Array, targets: Array) -> float:

@@ -373,5 +373,5 @@ def test_fit_of_the_value_network_is_adam_on_minibatches(activation):
             rows = order[start : start + 300]
             at = network.linearize(theta, obs[rows].astype(np.float64))
             adam.step(theta, 2.0 * at.vjp(loss.gradient(at.output, targets[rows, None])))  # the loss is half the square
-    assert value.t == 6
+    assert value.optimizer.t[0] == 6
     assert value.theta == pytest.approx(theta, rel=2e-4, abs=2e-6)

@@ -95,17 +95,7 @@ def _minimum_degree(
         # the new element: neighbours, and those that come by older elements, which it takes up
         border = 0
         if own == 0:
-            begin = start[me]
-            end = begin
-            for k in range(begin, begin + length[me]):
-                i = lists[k]
-                weight = size[i]
-                if weight > 0:
-                    border += weight
-                    size[i] = -weight
-                    take(head, following, before, degree[i], i)
-                    lists[end] = i
-                    end += 1
+            begin = start[me]  # its neighbours are there already
         else:
             needed = length[me] - own
             for k in range(start[me], start[me] + own):
@@ -130,23 +120,23 @@ def _minimum_degree(
                     fresh[:free] = lists[:free]
                     lists = fresh
             begin = free
-            end = begin
-            for part in range(own + 1):
-                if part < own:
-                    e = np.int64(lists[start[me] + part])
-                    at, stop = start[e], start[e] + length[e]
-                    parent[e], tag[e] = me, 0
-                else:
-                    at, stop = start[me] + own, start[me] + length[me]
-                for k in range(at, stop):
-                    i = lists[k]
-                    weight = size[i]
-                    if weight > 0:
-                        border += weight
-                        size[i] = -weight
-                        take(head, following, before, degree[i], i)
-                        lists[end] = i
-                        end += 1
+        end = begin
+        for part in range(own + 1):
+            if part < own:
+                e = np.int64(lists[start[me] + part])
+                at, stop = start[e], start[e] + length[e]
+                parent[e], tag[e] = me, 0
+            else:
+                at, stop = start[me] + own, start[me] + length[me]
+            for k in range(at, stop):
+                i = lists[k]
+                weight = size[i]
+                if weight > 0:
+                    border += weight
+                    size[i] = -weight
+                    take(head, following, before, degree[i], i)
+                    lists[end] = i
+                    end += 1
         start[me], length[me], elements[me], tag[me] = begin, end - begin, NONE, 1
 
         # tag[e] - mark: what an older element has outside the new one
