@@ -25,12 +25,10 @@ from .workspace import System, Workspace
 LOOK = 10  # iterations between two looks at the rate
 FIRST_LOOK = 30  # and before the first
 RECENT = 0.7  # share of the iterations made that the rate is taken after
-# Iterations of Jacobi that setting up an incomplete factorisation costs: 40 to 470 on sixty real matrices, 170 on most.
-AFFORDED = 200
 
 
 class Trial(Listeners):
-    """Listens to a solve by Jacobi, and ends it when too many iterations are left.
+    """Listens to a solve by Jacobi, and ends it when more than `afforded` iterations would be made.
 
     Attributes
     ----------
@@ -38,8 +36,8 @@ class Trial(Listeners):
         Whether it was this that ended the solve.
     """
 
-    def __init__(self, others: Listeners) -> None:
-        self.others, self.gave_up = others, False
+    def __init__(self, others: Listeners, afforded: int) -> None:
+        self.others, self.afforded, self.gave_up = others, afforded, False
         self.each_iteration, self.any, self.stride = others.each_iteration, True, LOOK
         self._seen: list[tuple[int, float]] = []
 
@@ -55,7 +53,7 @@ class Trial(Listeners):
         if iteration < FIRST_LOOK or now <= target or not earlier:
             return False
         past, before = earlier[-1]
-        self.gave_up = iteration + iterations_left(past, before, iteration, now, target) > AFFORDED
+        self.gave_up = iteration + iterations_left(past, before, iteration, now, target) > self.afforded
         return self.gave_up
 
 
@@ -76,6 +74,7 @@ def solve_automatically(
     start: Array | None,
     goal: Goal,
     listeners: Listeners,
+    afforded: int,
 ) -> CGResult:
     """Solve with Jacobi; if that takes too long, go on with another preconditioner.
 
@@ -87,13 +86,15 @@ def solve_automatically(
         Sets up the better preconditioner, and gives the system and workspace with it.
     b, start, goal, listeners
         As for `cgopt.linear.one.solve_one`.
+    afforded : int
+        Iterations of Jacobi that setting up the better one costs.
 
     Returns
     -------
     CGResult
         Its history is that of both parts; what its coefficients tell (condition, Ritz values) is of the second.
     """
-    trial = Trial(listeners)
+    trial = Trial(listeners, afforded)
     first = solve_one(system, space, b, start, goal, trial)
     if not trial.gave_up or first.status is not Status.STOPPED:
         return first

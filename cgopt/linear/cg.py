@@ -30,7 +30,7 @@ from ..kernels.layouts import HalfCSR
 from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from ..operators.ordering import small_bandwidth
 from ..preconditioners import as_preconditioner
-from ..preconditioners.choose import choose, worth_choosing
+from ..preconditioners.choose import choose, cost_of_choice, worth_choosing
 from .automatic import Trial, solve_automatically
 from .many import solve_columns, solve_many
 from .one import solve_one
@@ -212,7 +212,8 @@ class CGSolver:
                 if self._undecided:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
-                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners)
+                    afforded = cost_of_choice(self._solved)
+                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, afforded)
                 elif many and self.operator.on_device:
                     space = self._workspace(dtype, 1)
                     result = solve_columns(self._system, space, rhs, start, goal, listeners)
@@ -293,7 +294,7 @@ class CGSolver:
     def _decide(self, rhs: Array, goal: Goal) -> None:
         """Choose before a solve that cannot change its mind on the way: by a trial with one right-hand side."""
         column = np.ascontiguousarray(rhs if rhs.ndim == 1 else rhs[:, np.argmax(np.abs(rhs).max(axis=0))])
-        trial = Trial(Listeners(None, None))
+        trial = Trial(Listeners(None, None), cost_of_choice(self._solved))
         residual_goal = Goal(goal.rtol, goal.atol, goal.maxiter)
         solve_one(self._system, self._workspace(rhs.dtype, 1), column, None, residual_goal, trial)
         if trial.gave_up:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import cgopt
-from cgopt.linear.automatic import AFFORDED, FIRST_LOOK, iterations_left
+from cgopt.linear.automatic import FIRST_LOOK, iterations_left
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
-from cgopt.preconditioners.choose import choose
+from cgopt.preconditioners.choose import COST, COST_OF_MULTIGRID, COST_ON_DIAGONALS, choose, cost_of_choice
 
 
 def hard(n=3_000, rng=1):
@@ -39,7 +39,7 @@ def test_a_hard_system_changes_on_the_way_and_the_history_is_one():
     assert result.converged
     assert np.linalg.norm(b - A @ result.x) <= 1.0001e-9 * np.linalg.norm(b)
     assert isinstance(solver.preconditioner, IncompleteCholesky)
-    assert result.iterations <= AFFORDED + 10
+    assert result.iterations <= COST_ON_DIAGONALS + 10
     assert result.history.shape == (result.iterations + 1,)
     assert result.step_lengths.shape == (result.iterations,)
     # to where it changed, it is the solve with Jacobi
@@ -85,6 +85,8 @@ def test_what_there_is_to_choose_from():
     grid = as_operator(cgopt.gallery.poisson((600, 550)))
     assert isinstance(choose(grid), Multigrid)
     assert isinstance(choose(as_operator(hard()[0])), IncompleteCholesky)
+    costs = [cost_of_choice(as_operator(A)) for A in (hard()[0], chain()[0], grid)]
+    assert costs == [COST, COST_ON_DIAGONALS, COST_OF_MULTIGRID]
 
 
 @pytest.mark.parametrize("A", [np.diag(np.arange(1.0, 9.0)), lambda v: 2.0 * v, np.eye(8) * (1 + 0j)])
