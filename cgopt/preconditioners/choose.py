@@ -98,7 +98,7 @@ def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
                 return choose(A)
             return None if A.diagonal() is None else Jacobi(A)
         if M.lower() not in NAMES:
-            near = difflib.get_close_matches(M.lower(), NAMES, 1)
+            near = difflib.get_close_matches(M.lower(), (*NAMES, "auto", "none"), 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             known = ", ".join(map(repr, (*NAMES, "auto")))
             raise ValueError(f"{name}={M!r} is not a preconditioner; known are {known}{hint}")
