@@ -32,7 +32,7 @@ from ..operators.ordering import small_bandwidth
 from ..preconditioners import as_preconditioner
 from ..preconditioners.choose import choose, worth_choosing
 from .automatic import Trial, solve_automatically
-from .many import solve_columns, solve_many
+from .many import solve_many
 from .one import solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
@@ -213,9 +213,6 @@ class CGSolver:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
                     result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners)
-                elif many and self.operator.on_device:
-                    space = self._workspace(dtype, 1)
-                    result = solve_columns(self._system, space, rhs, start, goal, listeners)
                 elif many:
                     space_for = functools.partial(self._workspace, dtype)
                     result = solve_many(self._system, space_for, rhs, start, goal, listeners)
@@ -307,7 +304,7 @@ class CGSolver:
             if len(self._spaces) >= 4:  # a workspace is four vectors: do not hoard them
                 self._spaces.clear()
             if isinstance(self._system, DeviceSystem):
-                space = DeviceWorkspace(self._system, dtype)
+                space = DeviceWorkspace(self._system, dtype, columns)
             else:
                 space = Workspace(self._system, dtype, columns)
             self._spaces[dtype, columns] = space
