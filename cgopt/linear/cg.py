@@ -36,7 +36,7 @@ from .many import solve_many
 from .one import solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
-from .workspace import DeviceSystem, DeviceWorkspace, System, Workspace, checked_system
+from .workspace import System, Workspace, checked_system, workspace_for
 
 
 class CGSolver:
@@ -303,11 +303,7 @@ class CGSolver:
         if space is None:
             if len(self._spaces) >= 4:  # a workspace is four vectors: do not hoard them
                 self._spaces.clear()
-            if isinstance(self._system, DeviceSystem):
-                space = DeviceWorkspace(self._system, dtype, columns)
-            else:
-                space = Workspace(self._system, dtype, columns)
-            self._spaces[dtype, columns] = space
+            space = self._spaces[dtype, columns] = workspace_for(self._system, dtype, columns)
         return space
 
     def __repr__(self) -> str:

@@ -85,13 +85,13 @@ def solve_group(
     rr = norms**2
     if start is not None:
         nonzero = np.flatnonzero(norms)  # A x = 0 has the solution 0, whatever the guess, as in SciPy
-        for j in nonzero:
-            x[j] = start[:, j]
+        for i in nonzero:
+            x[i] = start[:, i]
         scale_rows(x, -shifts)
         with np.errstate(over="ignore", invalid="ignore"):
             space.residual_many(layout, right, x, r, rr, nonzero)
-        for j in np.flatnonzero(~np.isfinite(rr)):  # a guess that far away is worth nothing
-            x[j], r[j], rr[j] = 0.0, right[j], norms[j] ** 2
+        for i in np.flatnonzero(~np.isfinite(rr)):  # a guess that far away is worth nothing
+            x[i], r[i], rr[i] = 0.0, right[i], norms[i] ** 2
     else:
         r[...] = right
     with np.errstate(over="ignore"):

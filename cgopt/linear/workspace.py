@@ -420,6 +420,13 @@ class DeviceWorkspace(Workspace):
         return math.sqrt(gpu.dot(scaled, scaled, self.work)), exponent
 
 
+def workspace_for(system: System, dtype: np.dtype[Any], columns: int) -> Workspace:
+    """A workspace where the system lies."""
+    if isinstance(system, DeviceSystem):
+        return DeviceWorkspace(system, dtype, columns)
+    return Workspace(system, dtype, columns)
+
+
 def times_power(value: float, exponent: int) -> float:
     """``value 2^exponent``, infinite where that is too large."""
     try:

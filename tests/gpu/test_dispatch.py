@@ -117,6 +117,32 @@ def test_many_right_hand_sides_with_guesses_limits_and_scales(xp, sparse):
     np.testing.assert_allclose(result.residual_norm / scale, true, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize(("form", "M"), [("csr", None), ("dia", "jacobi"), ("function", "chebyshev")])
+def test_block_cg(xp, sparse, form, M):
+    A, B = poisson(), many_rhs(5)
+    B[:, 4] = B[:, 0] - 2.0 * B[:, 3]  # dependent
+    C, dense = sparse(A), xp.asarray(A.toarray())
+    operator = (lambda V: dense @ V) if form == "function" else C
+    M = cgopt.preconditioners.Chebyshev(C) if M == "chebyshev" else M
+    solve = {"format": form} if form != "function" else {}
+    result = cgopt.block_cg(operator, xp.asarray(B), M=M, rtol=1e-9, **solve)
+    host = cgopt.block_cg(A, B, M="chebyshev" if form == "function" else M, rtol=1e-9)
+    assert isinstance(result.x, xp.ndarray)
+    assert result.converged
+    assert abs(result.iterations - host.iterations) <= 1
+    assert (np.linalg.norm(B - A @ result.x.get(), axis=0) <= 1e-9 * np.linalg.norm(B, axis=0)).all()
+    assert list(result.block_sizes[:2]) == list(host.block_sizes[:2])
+    assert cgopt.block_cg(C, xp.asarray(B), result.x, rtol=1e-8).iterations == 0
+
+
+def test_block_cg_names_a_direction(xp):
+    A = poisson().toarray() - 2.0 * np.eye(36)
+    result = cgopt.block_cg(xp.asarray(A), xp.asarray(many_rhs()))
+    assert result.status is cgopt.Status.INDEFINITE
+    d = result.negative_curvature.get()
+    assert d @ A @ d <= 0.0
+
+
 def test_a_function_of_arrays_on_the_gpu(xp):
     A, b = xp.asarray(poisson().toarray()), rhs()
     result = cgopt.cg(lambda v: A @ v, xp.asarray(b), rtol=1e-9)
@@ -205,8 +231,10 @@ def test_mixed_inputs_are_refused_with_the_remedy(xp):
     for use in (cgopt.preconditioners.SSOR, cgopt.preconditioners.BlockJacobi, cgopt.operators.trace):
         with pytest.raises(TypeError, match="A is on a device"):
             use(xp.asarray(A.toarray()))
-    with pytest.raises(TypeError, match="A is on a device"):
+    with pytest.raises(TypeError, match=r"A lies on a device .* pass B as cupy.asarray\(B\)"):
         cgopt.block_cg(xp.asarray(A.toarray()), np.stack([b, b], axis=1))
+    with pytest.raises(TypeError, match=r"pass X0 as cupy.asarray\(X0\)"):
+        cgopt.block_cg(lambda v: v, xp.asarray(b[:, None]), b[:, None])
     with pytest.raises(TypeError, match="A is on a device"):
         cgopt.cg(DeviceMatrix(xp.asarray(A.toarray())), b)
     with pytest.raises(TypeError, match="M on such in host memory"):
