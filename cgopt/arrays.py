@@ -94,6 +94,12 @@ def copied(a: Any) -> Any:
     return a.copy() if gpu.is_array(a) else np.array(a)
 
 
+def in_host_memory(a: Any) -> Array:
+    """A NumPy array, or a copy of a CuPy array as one: for what is small."""
+    host: Array = a.get() if gpu.is_array(a) else a
+    return host
+
+
 def contiguous(a: Any, dtype: Any = None) -> Any:
     """`a` in C order and of the type, where it lies; no copy where it is so already."""
     if not gpu.is_array(a):

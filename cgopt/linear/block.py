@@ -14,14 +14,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from ..arrays import Array, as_array, first_nonfinite, like
-from ..kernels import cpu, loops
-from ..operators import MatrixOperator, Operator, as_operator
+from ..arrays import (
+    Array,
+    as_array_there,
+    contiguous,
+    first_nonfinite,
+    in_host_memory,
+    kernels_for,
+    like,
+    on_device,
+    require_together,
+)
+from ..kernels import loops
+from ..operators import DeviceMatrix, MatrixOperator, Operator, as_operator
 from ..preconditioners import as_preconditioner
 from ..status import OF_CODE, Status, info_of
 from .stopping import check_maxiter, check_tolerance
-from .workspace import Workspace, checked_system, scale_rows
+from .workspace import checked_system, scale_rows, workspace_for
 
 # Relative to unit diagonal, the eigenvalues of a Gram matrix are known to about s u. Directions below DEPENDENT are
 # rounding; above SECURE one orthogonalisation leaves an error below 1e-10, between them it takes a second.
@@ -113,6 +124,7 @@ def block_cg(
     Parameters
     ----------
     A : anything that `cgopt.cg` takes, real
+        With A and B on a GPU the solve runs there, but for what is done with k by k matrices.
     B : (n, k) array
         Columns may be dependent, or zero.
     X0 : (n, k) array, optional
@@ -152,10 +164,14 @@ def block_cg(
     >>> together.status.name, together.iterations < 0.6 * cgopt.cg(A, B, rtol=1e-8).iterations
     ('CONVERGED', True)
     """
-    right = as_array(B, "B")
+    if isinstance(A, np.ndarray) or sp.issparse(A) or on_device(A):  # (a function goes where B is)
+        require_together(A=A, B=B, X0=X0)
+    else:
+        require_together(B=B, X0=X0)
+    right = as_array_there(B, "B")
     if right.ndim != 2:
         raise ValueError(f"B must have shape (n, k), got {right.shape}; for one right-hand side use cgopt.cg")
-    operator = as_operator(A, n=right.shape[0], dtype=right.dtype, format=format, device=False)
+    operator = as_operator(A, n=right.shape[0], dtype=right.dtype, format=format, device=on_device(right))
     n, k = right.shape
     if operator.shape[0] != n:
         raise ValueError(f"B must have shape ({operator.shape[0]}, k) to go with A of shape {operator.shape}")
@@ -163,17 +179,18 @@ def block_cg(
     if dtype.kind == "c":
         raise TypeError("A and B must be real for block_cg; cgopt.cg takes complex ones, column by column")
     for name, array in (("B", right), ("X0", X0)):
-        where = None if array is None else first_nonfinite(as_array(array, name))
+        where = None if array is None else first_nonfinite(as_array_there(array, name))
         if where is not None:
             raise ValueError(f"{name} holds NaN or infinity at index {where}; every entry must be finite")
-    x = np.zeros((k, n), dtype)
+    x = np.zeros((k, n), dtype, like=right)
     if X0 is not None:
-        start = as_array(X0, "X0")
+        start = as_array_there(X0, "X0")
         if start.shape != (n, k):
             raise ValueError(f"X0 must have the shape of B, {(n, k)}, got {start.shape}")
         x[...] = start.T
     rtol, atol = check_tolerance(rtol, "rtol"), check_tolerance(atol, "atol")
-    own = np.array(right.T, dtype, order="C")  # scaled in place
+    own = np.empty((k, n), dtype, like=right)  # scaled in place
+    own[...] = right.T
     solve = _Block(operator, as_preconditioner(M, operator), check, own, x, rtol, atol)
     solve.run(check_maxiter(maxiter, n))
     return solve.result(B)
@@ -195,18 +212,19 @@ class _Block:
         self.k, self.n = b.shape
         self.system = checked_system(operator, preconditioner, check)
         self.operator, self.x = operator, x
-        self.space = Workspace(self.system, b.dtype, max(2, self.k))
-        self.work = self.space.work
+        self.space = workspace_for(self.system, b.dtype, max(2, self.k))
+        self.kernels, self.work = kernels_for(b), self.space.work
         self.M = self.space.M
         # As in `many`: solved is 2^eA A x' = 2^e b with each column's norm about one.
-        largest = np.max(np.abs(b), axis=1, initial=0.0)
+        largest = in_host_memory(abs(b).max(axis=1) if b.size else np.zeros(self.k))
         self.exponents = np.where(largest > 0.0, -np.frexp(largest)[1].astype(np.int64), 0)
         self.shifts = self.system.exponent - self.exponents
         self.b = b
         scale_rows(self.b, self.exponents)
         scale_rows(self.x, -self.shifts)
-        norms = np.linalg.norm(self.b.astype(np.float64), axis=1)
-        self.x[norms == 0.0] = 0.0
+        norms = lengths(self.b)
+        for j in np.flatnonzero(norms == 0.0):
+            self.x[j] = 0.0
         with np.errstate(over="ignore"):
             self.targets = np.maximum(rtol * norms, np.ldexp(atol, self.exponents))
         self.code, self.failed, self.best = loops.RUNNING, 0, math.inf
@@ -215,21 +233,24 @@ class _Block:
         self.norms: list[Array] = []
         self.sizes: list[int] = []
 
+    def _run(self, name: str, *args: Array) -> None:
+        self.kernels.run(getattr(self.kernels, name), self.work, *args, self.work)
+
     def multiply(self, P: Array) -> Array:
         """``P A``, for the rows of P."""
-        if isinstance(self.operator, MatrixOperator):
+        if isinstance(self.operator, MatrixOperator | DeviceMatrix):
             T = np.empty_like(P)
-            cpu.multiply_many(self.operator.layout, P, T, self.work)
+            self.kernels.multiply_many(self.operator.layout, P, T, self.work)
             return T
-        T = np.ascontiguousarray(self.system.exact.matmat(np.ascontiguousarray(P.T)).T)
+        T = contiguous(self.system.exact.matmat(contiguous(P.T)).T)
         return T
 
     def precondition(self, Q: Array) -> Array:
         """``Q M``, for the rows of Q; Q itself without M."""
         if self.M is None:
             return Q
-        if isinstance(self.M, np.ndarray):
-            return np.asarray(Q * self.M)
+        if not hasattr(self.M, "matmat"):  # the inverse of a diagonal
+            return Q * self.M
         Z = np.empty_like(Q)
         self.M.matmat(Q, Z, np.arange(Q.shape[0]))
         return Z
@@ -237,7 +258,7 @@ class _Block:
     def gram(self, P: Array, T: Array) -> Array:
         """``P T'``, symmetric but for rounding, which is averaged away."""
         G = np.empty((P.shape[0], T.shape[0]))
-        cpu.run(cpu.block_gram, self.work, P, T, G, self.work)
+        self._run("block_gram", P, T, G)
         return 0.5 * (G + G.T)
 
     def true_residual(self) -> Array:
@@ -246,8 +267,8 @@ class _Block:
 
     def start(self) -> None:
         """Begin, or begin again, from the true residual; decides whether that is an end."""
-        R = self.true_residual() if self.x.any() else self.b.copy()
-        norms = np.linalg.norm(R.astype(np.float64), axis=1)
+        R = self.true_residual() if bool(self.x.any()) else self.b.copy()
+        norms = lengths(R)
         self.norms[-1:] = [norms] if self.norms else []
         if not self.norms:
             self.norms.append(norms)
@@ -289,7 +310,7 @@ class _Block:
             L = L @ more
             m = inverse.shape[0]
             for block in (self.Q,) if self.M is None else (self.Q, self.Z):
-                cpu.run(cpu.block_turn, self.work, inverse, block, self.work)
+                self._run("block_turn", inverse, block)
             self.Q, self.Z = self.Q[:m], self.Q[:m] if self.M is None else self.Z[:m]
             if weakest > SECURE or m == 0:
                 break
@@ -304,13 +325,13 @@ class _Block:
             self.note_direction(curvature)
             return
         K = self.C.T @ gamma
-        cpu.run(cpu.block_reduce, self.work, gamma, T, self.Q, self.work)  # W = Q - (P A P')^-1 T
+        self._run("block_reduce", gamma, T, self.Q)  # W = Q - (P A P')^-1 T
         L = self.orthonormalise(floor=8.0 * self.space.unit)  # W = L Q,  Z = Q M
         if self.code != loops.RUNNING:
             return
         self.sizes.append(self.P.shape[0])
         # X += C' (P A P')^-1 P,  P = Z + L'P
-        cpu.run(cpu.block_advance, self.work, K, L, self.Z, self.P, self.x, self.work)
+        self._run("block_advance", K, L, self.Z, self.P, self.x)
         self.P, self.C = self.P[: L.shape[1]], L.T @ self.C  # R = C'Q
 
     def residual_norms(self) -> Array:
@@ -327,14 +348,17 @@ class _Block:
             return
         values, vectors = np.linalg.eigh(curvature)
         self.code = loops.INDEFINITE if values[0] < -self.space.unit * values[-1] * self.k else loops.SINGULAR
-        self.direction = (vectors[:, 0] @ self.P).astype(self.P.dtype)
+        combination = np.zeros_like(self.P[0])
+        for weight, p in zip(vectors[:, 0], self.P, strict=True):
+            combination += self.P.dtype.type(weight) * p
+        self.direction = combination
 
     def run(self, maxiter: int) -> None:
         """Iterate until every column has converged, or none can."""
         if self.n == 0 or self.k == 0:
             self.code = loops.CONVERGED
             return
-        if self.system.bad_row >= 0 and self.b.any():
+        if self.system.bad_row >= 0 and bool(self.b.any()):
             self.code, self.direction = loops.INDEFINITE, self.system.bad_direction(self.b.dtype)
             return
         self.start()
@@ -358,11 +382,11 @@ class _Block:
         norms = np.zeros(self.k)
         codes = np.full(self.k, self.code)
         if self.n and self.k:
-            norms = np.linalg.norm(self.true_residual().astype(np.float64), axis=1)
+            norms = lengths(self.true_residual())
             codes[norms <= self.targets] = loops.CONVERGED
             codes[(norms > self.targets) & (codes == loops.CONVERGED)] = loops.STAGNATED
             scale_rows(self.x, self.shifts)
-            codes[~(np.isfinite(self.x).all(axis=1) & np.isfinite(norms))] = loops.NONFINITE
+            codes[~(in_host_memory(np.isfinite(self.x).all(axis=1)) & np.isfinite(norms))] = loops.NONFINITE
         self.met[self.met < 0] = len(self.sizes)
         history = np.array(self.norms) if self.norms else norms[None, :]
         with np.errstate(over="ignore", under="ignore"):
@@ -376,6 +400,11 @@ class _Block:
             np.array(self.sizes, dtype=np.int64),
             self.direction,
         )
+
+
+def lengths(R: Array) -> Array:
+    """Norms of the rows, summed in double precision; in host memory, as all small arrays are."""
+    return in_host_memory(np.linalg.norm(R.astype(np.float64), axis=1))
 
 
 def factor(G: Array, floor: float, dependent: float) -> tuple[Array, Array, float]:

@@ -32,11 +32,11 @@ from ..operators.ordering import small_bandwidth
 from ..preconditioners import as_preconditioner
 from ..preconditioners.choose import choose, cost_of_choice, worth_choosing
 from .automatic import Trial, solve_automatically
-from .many import solve_columns, solve_many
+from .many import solve_many
 from .one import solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
-from .workspace import DeviceSystem, DeviceWorkspace, System, Workspace, checked_system
+from .workspace import System, Workspace, checked_system, workspace_for
 
 
 class CGSolver:
@@ -212,11 +212,15 @@ class CGSolver:
                 if self._undecided:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
+<<<<<<< HEAD
                     afforded = cost_of_choice(self._solved)
                     result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, afforded)
                 elif many and self.operator.on_device:
                     space = self._workspace(dtype, 1)
                     result = solve_columns(self._system, space, rhs, start, goal, listeners)
+=======
+                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners)
+>>>>>>> gpu
                 elif many:
                     space_for = functools.partial(self._workspace, dtype)
                     result = solve_many(self._system, space_for, rhs, start, goal, listeners)
@@ -307,11 +311,7 @@ class CGSolver:
         if space is None:
             if len(self._spaces) >= 4:  # a workspace is four vectors: do not hoard them
                 self._spaces.clear()
-            if isinstance(self._system, DeviceSystem):
-                space = DeviceWorkspace(self._system, dtype)
-            else:
-                space = Workspace(self._system, dtype, columns)
-            self._spaces[dtype, columns] = space
+            space = self._spaces[dtype, columns] = workspace_for(self._system, dtype, columns)
         return space
 
     def __repr__(self) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..arrays import Array, contiguous, real_view
-from ..kernels import cpu, loops
+from ..arrays import Array, real_view
+from ..kernels import loops
 from ..kernels.layouts import Layout
 from ..status import OF_CODE
-from .one import error_goal_of, solve_one
+from .one import error_goal_of
 from .result import CGResult, ManyResult
 from .stopping import Goal, Listeners
 from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
@@ -24,7 +24,8 @@ CACHE_BYTES = 24_000_000
 
 def group_sizes(system: System, itemsize: int, k: int) -> list[int]:
     """How many of k systems to advance together, group after group; at least two in each."""
-    if not isinstance(system.exact, Layout) or system.kind == "python":  # a product with all of them is one call
+    if not isinstance(system.exact, Layout) or system.kind == "python" or system.operator.on_device:
+        # a product with all of them is one call, and a GPU's caches are small
         return [k]
     fitting = (CACHE_BYTES - system.operator.nbytes) // (4 * itemsize * system.n)  # x, r, p, q
     if fitting < 2 or fitting >= k:
@@ -40,23 +41,6 @@ def steps_of(log: Array, j: int) -> Array:
     moved = np.flatnonzero(log[:, j, loops.LOG_ALPHA])
     mine: Array = log[: moved[-1] + 1 if moved.size else 0, j]
     return mine
-
-
-def solve_columns(
-    system: System, space: Workspace, b: Array, start: Array | None, goal: Goal, listeners: Listeners
-) -> ManyResult:
-    """Solve ``A X = B`` one column after the other; parameters and answer as for `solve_many`, with one workspace."""
-    columns = [
-        solve_one(
-            system, space, contiguous(b[:, j]), None if start is None else contiguous(start[:, j]), goal, listeners
-        )
-        for j in range(b.shape[1])
-    ]
-    x = np.empty(b.shape, space.dtype, like=b)
-    for j, column in enumerate(columns):
-        x[:, j] = column.x
-        column.x = x[:, j]
-    return ManyResult(x, columns)
 
 
 def solve_many(
@@ -77,7 +61,7 @@ def solve_many(
     ManyResult
     """
     n, k = b.shape
-    x = np.zeros((k, n), b.dtype)
+    x = np.zeros((k, n), b.dtype, like=b)
     columns: list[CGResult] = []
     for size in [k] if listeners.any else group_sizes(system, b.dtype.itemsize, k):
         own = slice(len(columns), len(columns) + size)
@@ -101,12 +85,13 @@ def solve_group(
     rr = norms**2
     if start is not None:
         nonzero = np.flatnonzero(norms)  # A x = 0 has the solution 0, whatever the guess, as in SciPy
-        x[nonzero] = start.T[nonzero]
+        for i in nonzero:
+            x[i] = start[:, i]
         scale_rows(x, -shifts)
         with np.errstate(over="ignore", invalid="ignore"):
-            cpu.residual_many(layout, right, x, r, rr, nonzero, w)
-        far = ~np.isfinite(rr)  # a guess that far away is worth nothing
-        x[far], r[far], rr[far] = 0.0, right[far], norms[far] ** 2
+            space.residual_many(layout, right, x, r, rr, nonzero)
+        for i in np.flatnonzero(~np.isfinite(rr)):  # a guess that far away is worth nothing
+            x[i], r[i], rr[i] = 0.0, right[i], norms[i] ** 2
     else:
         r[...] = right
     with np.errstate(over="ignore"):
@@ -159,7 +144,7 @@ def solve_group(
     true = S[:, loops.RR].copy()
     unsure = np.flatnonzero((codes != loops.CONVERGED) & (codes != loops.STAGNATED))
     if iterations and unsure.size:
-        cpu.residual_many(layout, right, x, r, true, unsure, w)
+        space.residual_many(layout, right, x, r, true, unsure)
     codes[codes == loops.RUNNING] = loops.STOPPED if stopped else loops.MAXITER
     codes[true <= targets] = loops.CONVERGED
     for j, error_goal in enumerate(error_goals):
@@ -169,7 +154,7 @@ def solve_group(
         if shifts[j] and space.unscale(
             x[j], int(shifts[j])
         ):  # digits were lost below the smallest number, or above the largest
-            true[j] = cpu.residual(layout, right[j], 1.0, space.scratch(n), r[j], w)
+            true[j] = space.residual(layout, right[j], 1.0, space.scratch(n), r[j])
             if codes[j] == loops.CONVERGED and not true[j] <= targets[j]:
                 codes[j] = loops.STAGNATED
     codes[[not (math.isfinite(true[i]) and space.all_finite(x[i])) for i in range(k)]] = loops.NONFINITE

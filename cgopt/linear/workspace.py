@@ -213,6 +213,10 @@ class Workspace:
         """``r = scale b - A x``; returns ``r'r``."""
         return cpu.residual(A, b, scale, x, r, self.work)
 
+    def residual_many(self, A: Any, b: Array, x: Array, r: Array, rr: Array, act: Array) -> None:
+        """``r_j = b_j - A x_j``; ``rr[j] = r_j'r_j`` for j in act."""
+        cpu.residual_many(A, b, x, r, rr, act, self.work)
+
     def scratch(self, n: int) -> Array:
         """A vector that holds nothing between two iterations: q's."""
         q = self.V[3]
@@ -280,6 +284,10 @@ class OnViews:
 
     def matmat(self, R: Array, out: Array, act: Array) -> None:
         """The same for those rows of R that `act` lists."""
+        if self.M.on_device:
+            rows = gpu.cupy().asarray(act)
+            out[rows] = times_power_of_two(self.M.matmat(R[rows].T).T, self.exponent)
+            return
         Z = self.M.matmat(np.ascontiguousarray(R.view(self.dtype)[act].T))
         scale_rows(Z.T, np.full(act.size, self.exponent))
         out.view(self.dtype)[act] = Z.T
@@ -333,25 +341,35 @@ class DeviceSystem(System):
             # The start reads the inverse diagonal, writes y, z, d; a step reads it, d, y, z and writes y, z, d.
             steps = self.preconditioner.degree - 1  # type: ignore[union-attr]
             streams, passes = streams + 4 + 7 * steps, passes + steps
-        return passes * self.operator.nbytes + streams * itemsize * self.n
+        return passes * self.operator.nbytes + streams * itemsize * self.n * columns
 
 
 class DeviceWorkspace(Workspace):
-    """Arrays of a solve on a GPU for one data type: what `solve_one` asks of a `Workspace`."""
+    """Arrays of a solve on a GPU for one data type and number of columns: what solves ask of a `Workspace`."""
 
-    def __init__(self, system: DeviceSystem, dtype: np.dtype[Any]) -> None:
+    def __init__(self, system: DeviceSystem, dtype: np.dtype[Any], columns: int) -> None:
         n = system.n
         self.dtype, self.kind = dtype, system.kind
-        self.work = self.work_real = gpu.share(n)
-        self.V = gpu.cupy().zeros((6, n), dtype)
-        self.Vr = self.V
-        self.s = np.zeros(loops.SCALARS)
         self.low, self.high = SAFE_NORM[dtype.char]
         self.unit = float(np.finfo(dtype).eps) / 2.0
-        self.slice = SLICE
-        self.log = np.zeros((SLICE, loops.LOG_COLUMNS))
+        if columns == 1:
+            self.work = gpu.share(n)
+            self.V = gpu.cupy().zeros((6, n), dtype)
+            self.s = np.zeros(loops.SCALARS)
+            self.slice = SLICE
+        else:
+            self.work = gpu.share_many(n, columns)
+            self.V = gpu.cupy().zeros((5, columns, n), dtype)  # the fifth is b, system by system
+            self.s = np.zeros((columns, loops.SCALARS))
+            self.slice = max(1, SLICE // columns)
+            self.kind = "python" if self.kind == "chebyshev" else self.kind  # which one launch alone has inside
+        self.work_real, self.Vr = self.work, self.V
+        self.T = np.zeros((7, columns))
+        self.I = np.zeros((4, columns), np.int64)
+        self.log = np.zeros((self.slice, *((columns,) if columns > 1 else ()), loops.LOG_COLUMNS))
         self.M = self._preconditioner(system, doubled=False)
-        self.steps = self.rounded_steps = gpu.cg_steps(*system.formats(1), self.kind)
+        self.steps = (gpu.cg_steps_many if columns > 1 else gpu.cg_steps)(*system.formats(columns), self.kind)
+        self.rounded_steps = self.steps
 
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner
@@ -370,6 +388,10 @@ class DeviceWorkspace(Workspace):
     def residual(self, A: Any, b: Any, scale: float, x: Any, r: Any) -> float:
         """``r = scale b - A x``; returns ``r'r``."""
         return float(gpu.residual(A, b, scale, x, r, self.work))
+
+    def residual_many(self, A: Any, b: Any, x: Any, r: Any, rr: Any, act: Any) -> None:
+        """As that of `Workspace`."""
+        gpu.residual_many(A, b, x, r, rr, act, self.work)
 
     def unscale(self, x: Any, shift: int) -> bool:
         """As that of `Workspace`."""
@@ -396,6 +418,13 @@ class DeviceWorkspace(Workspace):
         exponent = max(-1000, min(1000, -math.frexp(largest)[1]))
         scaled = times_power_of_two(b, exponent)
         return math.sqrt(gpu.dot(scaled, scaled, self.work)), exponent
+
+
+def workspace_for(system: System, dtype: np.dtype[Any], columns: int) -> Workspace:
+    """A workspace where the system lies."""
+    if isinstance(system, DeviceSystem):
+        return DeviceWorkspace(system, dtype, columns)
+    return Workspace(system, dtype, columns)
 
 
 def times_power(value: float, exponent: int) -> float:

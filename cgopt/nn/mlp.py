@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..arguments import whole_number
-from ..arrays import Array, kernels_for, on_device, require_together
-from ..kernels import cpu, gpu
+from ..arrays import Array, as_device_array, kernels_for, require_together
+from ..kernels import gpu
 from .activations import CODES, Activation, as_activation
 from .network import Block, Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
 
@@ -127,7 +127,7 @@ class MLP(Network):
         -------
         Predictor
             Of an observation (n_inputs,) to the outputs (n_outputs,). Both come and go in its own buffers: copy outputs
-            that must outlive the next call.
+            that must outlive the next call. With theta on a GPU, so are they.
 
         Examples
         --------
@@ -138,8 +138,6 @@ class MLP(Network):
         >>> np.allclose(network.predictor(theta)(observation), network.forward(theta, observation[None])[0])
         True
         """
-        if on_device(theta):
-            raise TypeError("a predictor runs one observation on the CPU: pass theta.get()")
         return Predictor(self, self.parameters(theta))
 
     def description(self) -> dict[str, Any]:
@@ -160,19 +158,24 @@ class Predictor:
 
     def __init__(self, network: MLP, theta: Array) -> None:
         self.network, self.theta = network, theta
-        self._sizes = np.array(network.sizes)
-        self._codes = np.array([CODES[str(f or "linear")] for f in network.activations])
-        self._states = np.zeros((len(network.sizes), max(network.sizes)), theta.dtype)
+        self._kernels = kernels_for(theta)
+        self._sizes = np.asarray(network.sizes, np.int64, like=theta)
+        self._codes = np.asarray([CODES[str(f or "linear")] for f in network.activations], np.int64, like=theta)
+        self._states = np.zeros((len(network.sizes), max(network.sizes)), theta.dtype, like=theta)
         self._observation = self._states[0, : network.n_inputs]
         self._output = self._states[-1, : network.n_outputs]
 
     def __call__(self, observation: Any) -> Array:
         """Outputs (n_outputs,) for an observation (n_inputs,): a view that the next call overwrites."""
-        observation = np.asarray(observation)
+        if self._kernels is gpu:
+            require_together(theta=self.theta, observation=observation)
+            observation = as_device_array(observation, "observation")
+        else:
+            observation = np.asarray(observation)
         if observation.shape != self._observation.shape:
             raise ValueError(f"observation must have shape {self._observation.shape}, got {observation.shape}")
         self._observation[...] = observation
-        cpu.forward_one(self.theta, self._sizes, self._codes, self._states)
+        self._kernels.forward_one(self.theta, self._sizes, self._codes, self._states)
         return self._output
 
     def __repr__(self) -> str:

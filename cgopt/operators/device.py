@@ -111,6 +111,12 @@ class DeviceMatrix(Operator):
         if self.exponent:
             out[...] = times_power_of_two(out, -self.exponent)
 
+    def _matmat(self, X: Any, out: Any) -> None:
+        columns = contiguous(X.T, np.result_type(self.dtype, X.dtype))
+        products = np.empty(columns.shape, columns.dtype, like=X)
+        gpu.multiply_many(self.layout, columns, products, gpu.share_many(self.shape[0], columns.shape[0]))
+        out[...] = times_power_of_two(products, -self.exponent).T
+
     def stored_diagonal(self) -> Any:
         """The diagonal as stored, ``2**exponent`` times A's, (n,)."""
         return self._diagonal.astype(self.dtype)

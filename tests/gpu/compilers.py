@@ -31,6 +31,8 @@ VARIANTS = [
     ("inspect", {"layout": "csr"}),
     ("inspect", {"layout": "dense"}),
     ("diagonals", {}),
+    ("many", {"layout": "csr", "lanes": 4}),
+    ("block", {"real": "float"}),
 ]
 TESTED = len(VARIANTS)
 VARIANTS += [
@@ -40,6 +42,7 @@ VARIANTS += [
     for real, value in (("double", "double"), ("double", "float"), ("float", "float"))
 ]
 VARIANTS += [("steps", {"layout": layout, "real": real}) for layout in ("dia", "dense") for real in ("double", "float")]
+VARIANTS += [("many", {"layout": layout, "real": "float"}) for layout in ("csr", "dia", "dense")] + [("block", {})]
 VARIANTS += [("networks", {}), ("multigrid", {"real": "float", "lanes": 32, "layout": "dense"})]
 
 

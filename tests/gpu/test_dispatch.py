@@ -50,12 +50,97 @@ def test_every_format_solves(xp, sparse, form):
     assert np.array_equal(host if form == "dense" else host.toarray(), A.toarray())
 
 
-def test_a_dense_array_and_many_right_hand_sides(xp):
-    A, B = poisson().toarray(), np.stack([rhs(seed=s) for s in range(3)], axis=1)
-    result = cgopt.cg(xp.asarray(A), xp.asarray(B), rtol=1e-9)
+def many_rhs(k=4):
+    """Random right-hand sides, one that is zero, and an eigenvector, which converges at once."""
+    B = np.stack([rhs(seed=s) for s in range(k)], axis=1)
+    B[:, 1] = 0.0
+    B[:, 2] = np.outer(*[np.sin(np.pi * np.arange(1, 7) / 7.0)] * 2).ravel()
+    return B
+
+
+@pytest.mark.parametrize("M", [None, "jacobi", "chebyshev", "multigrid"])
+def test_many_right_hand_sides_go_together(xp, sparse, M):
+    A, B = poisson(), many_rhs()
+    solver = cgopt.CGSolver(sparse(A) if M else xp.asarray(A.toarray()), M=M)
+    result = solver.solve(xp.asarray(B), rtol=1e-9)
+    assert isinstance(result.x, xp.ndarray)
     assert result.converged
-    assert result.x.shape == B.shape
     assert (np.linalg.norm(B - A @ result.x.get(), axis=0) <= 1e-9 * np.linalg.norm(B, axis=0)).all()
+    for j, column in enumerate(result.columns):
+        alone = solver.solve(xp.asarray(B[:, j].copy()), rtol=1e-9)
+        assert abs(column.iterations - alone.iterations) <= 1
+        np.testing.assert_allclose(column.history[:4], alone.history[:4], rtol=1e-6, atol=1e-13)
+    assert np.array_equal(solver.solve(xp.asarray(B), rtol=1e-9).x.get(), result.x.get())
+
+
+def test_columns_that_have_converged_are_left_alone(xp):
+    A, B, widths = xp.asarray(poisson().toarray()), many_rhs(), []
+
+    class Counted:
+        shape, dtype, on_device = (36, 36), np.dtype(np.float64), True
+
+        def matvec(self, x):
+            return A @ x
+
+        def matmat(self, X):
+            widths.append(X.shape[1])
+            return A @ X
+
+    result = cgopt.cg(Counted(), xp.asarray(B), rtol=1e-9, check=False)
+    assert result.converged
+    assert [c.iterations for c in result.columns[1:3]] == [0, 1]
+    assert widths[:3] == [3, 1, 2]  # of four, one is zero; one is done, which its true residual says; two are left
+    assert max(widths[2:]) == 2
+
+
+def test_many_right_hand_sides_and_a_matrix_that_is_not_positive_definite(xp):
+    A = np.diag([3.0, 2.0, 1.0, 1.0, 4.0, 5.0])
+    A[3, 4] = A[4, 3] = 3.0
+    result = cgopt.cg(xp.asarray(A), xp.asarray(np.eye(6)[:, [1, 3]]))
+    assert [status.name for status in result.statuses] == ["CONVERGED", "INDEFINITE"]
+    d = result.columns[1].negative_curvature.get()
+    assert d @ A @ d <= 0.0
+
+
+def test_many_right_hand_sides_with_guesses_limits_and_scales(xp, sparse):
+    A, B, seen = poisson(), many_rhs(), []
+    C = sparse(A)
+    exact = cgopt.cg(C, xp.asarray(B), rtol=1e-12).x
+    near = cgopt.cg(C, xp.asarray(B), exact, rtol=1e-9)
+    assert near.iterations == 0
+    scale = np.array([1.0, 1.0, 1.0, 1e200])
+    result = cgopt.cg(C, xp.asarray(B * scale), rtol=1e-9, callback=lambda x: seen.append(x.copy()), maxiter=3)
+    assert [status.name for status in result.statuses] == ["MAXITER", "CONVERGED", "CONVERGED", "MAXITER"]
+    assert len(seen) == 3
+    assert np.array_equal(seen[-1].get(), result.x.get())
+    true = np.linalg.norm(B - A @ (result.x.get() / scale), axis=0)
+    np.testing.assert_allclose(result.residual_norm / scale, true, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(("form", "M"), [("csr", None), ("dia", "jacobi"), ("function", "chebyshev")])
+def test_block_cg(xp, sparse, form, M):
+    A, B = poisson(), many_rhs(5)
+    B[:, 4] = B[:, 0] - 2.0 * B[:, 3]  # dependent
+    C, dense = sparse(A), xp.asarray(A.toarray())
+    operator = (lambda V: dense @ V) if form == "function" else C
+    M = cgopt.preconditioners.Chebyshev(C) if M == "chebyshev" else M
+    solve = {"format": form} if form != "function" else {}
+    result = cgopt.block_cg(operator, xp.asarray(B), M=M, rtol=1e-9, **solve)
+    host = cgopt.block_cg(A, B, M="chebyshev" if form == "function" else M, rtol=1e-9)
+    assert isinstance(result.x, xp.ndarray)
+    assert result.converged
+    assert abs(result.iterations - host.iterations) <= 1
+    assert (np.linalg.norm(B - A @ result.x.get(), axis=0) <= 1e-9 * np.linalg.norm(B, axis=0)).all()
+    assert list(result.block_sizes[:2]) == list(host.block_sizes[:2])
+    assert cgopt.block_cg(C, xp.asarray(B), result.x, rtol=1e-8).iterations == 0
+
+
+def test_block_cg_names_a_direction(xp):
+    A = poisson().toarray() - 2.0 * np.eye(36)
+    result = cgopt.block_cg(xp.asarray(A), xp.asarray(many_rhs()))
+    assert result.status is cgopt.Status.INDEFINITE
+    d = result.negative_curvature.get()
+    assert d @ A @ d <= 0.0
 
 
 def test_a_function_of_arrays_on_the_gpu(xp):
@@ -146,8 +231,10 @@ def test_mixed_inputs_are_refused_with_the_remedy(xp):
     for use in (cgopt.preconditioners.SSOR, cgopt.preconditioners.BlockJacobi, cgopt.operators.trace):
         with pytest.raises(TypeError, match="A is on a device"):
             use(xp.asarray(A.toarray()))
-    with pytest.raises(TypeError, match="A is on a device"):
+    with pytest.raises(TypeError, match=r"A lies on a device .* pass B as cupy.asarray\(B\)"):
         cgopt.block_cg(xp.asarray(A.toarray()), np.stack([b, b], axis=1))
+    with pytest.raises(TypeError, match=r"pass X0 as cupy.asarray\(X0\)"):
+        cgopt.block_cg(lambda v: v, xp.asarray(b[:, None]), b[:, None])
     with pytest.raises(TypeError, match="A is on a device"):
         cgopt.cg(DeviceMatrix(xp.asarray(A.toarray())), b)
     with pytest.raises(TypeError, match="M on such in host memory"):

@@ -49,6 +49,13 @@ def test_forward_and_linearised_products(xp, activation, dtype):
     assert isinstance(own.jvp(xp.asarray(v)), xp.ndarray)
 
 
+def test_one_observation(xp):
+    theta, X, _ = problem()
+    predict = NETWORK.predictor(xp.asarray(theta))
+    for x in X:
+        same(predict(xp.asarray(x)), NETWORK.predictor(theta)(x))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_and_curvature(xp, name):
     loss = LOSSES[name][0]
@@ -107,8 +114,8 @@ def test_mixed_inputs_are_refused(xp):
     at = NETWORK.linearize(xp.asarray(theta), xp.asarray(X))
     with pytest.raises(TypeError, match="outputs lies on a device and Y in host memory"):
         SquaredError().gradient(at.output, Y)
-    with pytest.raises(TypeError, match="runs one observation on the CPU"):
-        NETWORK.predictor(xp.asarray(theta))
+    with pytest.raises(TypeError, match="theta lies on a device and observation in host memory"):
+        NETWORK.predictor(xp.asarray(theta))(X[0])
     with pytest.raises(ValueError, match="X holds NaN"):
         NETWORK.forward(xp.asarray(theta), xp.asarray(np.full((7, 4), np.nan)))
 

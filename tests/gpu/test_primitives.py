@@ -60,6 +60,13 @@ class Product:
         return out
 
 
+def test_every_primitive_has_a_kernel():
+    of_batches = {"take", "asymmetry", "square", "multiply", "true_residual", "step", "turn", "weigh", "start"}
+    elsewhere = {"product", "precondition"} | of_batches | {"v_cycle"}  # parts of others, in `solve_batch`, in `Cycle`
+    specified = {name for name, f in vars(reference).items() if getattr(f, "__module__", "") == reference.__name__}
+    assert specified - elsewhere <= set(gpu.__all__)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "matrix"), [("csr", "grid"), ("csr", "long"), ("dia", "grid"), ("dense", "long")])
 def test_products_and_residuals(xp, name, matrix, dtype):
@@ -141,6 +148,95 @@ def test_diagonals_of_rows(xp):
     assert np.array_equal(found.offsets.get(), wanted.offsets)
     assert np.array_equal(found.data.get(), wanted.data)
     assert gpu.diagonals_of(on(xp, host_layout(A, "csr")), 4) is None
+
+
+# --- several right-hand sides ------------------------------------------------------------------------------------
+
+
+class ManyProduct(Product):
+    """The same, and for several vectors at once: columns for an operator, listed rows for a preconditioner."""
+
+    def matmat(self, X, out=None, act=None):
+        if act is None:
+            return self.values @ X
+        for j in act:
+            np.matmul(self.values, X[j], out=out[j])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "systems"), [("csr", 11), ("dia", 3), ("dense", 2), ("python", 5)])
+def test_products_with_several_vectors(xp, name, systems, dtype):
+    A, rng = grid(dtype), np.random.default_rng(0)
+    n, act = A.shape[0], np.arange(systems)[::-1][: max(1, systems - 1)].copy()
+    host = host_layout(A, "csr" if name == "python" else name)
+    own = ManyProduct(xp.asarray(A.toarray())) if name == "python" else on(xp, host)
+    b, x, q = (rng.standard_normal((systems, n)).astype(dtype) for _ in range(3))
+    w, sums, found = gpu.share_many(n, systems), np.full(systems, 7.0), np.full(systems, 7.0)
+    for step in ("apply_dot_many", "residual_many"):
+        Q = xp.asarray(q)
+        vectors = (x, q) if step == "apply_dot_many" else (b, x, q)
+        getattr(reference, step)(host, *vectors, sums, act, None)
+        getattr(gpu, step)(own, *(Q if v is q else xp.asarray(v) for v in vectors), found, act, w)
+        close(Q, q, dtype, n)
+        close(found, sums, dtype, n)
+    assert sums[0] == found[0] == 7.0 or systems == act.size
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["identity", "diagonal", "python"])
+def test_vector_passes_of_several_systems(xp, kind, dtype):
+    n, k, rng = 37, 5, np.random.default_rng(0)
+    r, q, p, x, z = (rng.standard_normal((k, n)).astype(dtype) for _ in range(5))
+    inverse, act = rng.uniform(0.5, 2.0, n).astype(dtype), np.array([3, 0, 4])
+    full = (np.diag(inverse) + 0.01).astype(dtype)
+    twin = type("M", (), {"matvec": lambda self, v: full @ v})()
+    host = {"identity": None, "diagonal": inverse, "python": twin}[kind]
+    M = {"identity": None, "diagonal": xp.asarray(inverse), "python": ManyProduct(xp.asarray(full))}[kind]
+    w, (alpha, beta, *sums) = gpu.share_many(n, k), rng.uniform(0.1, 1.0, (6, k))
+    found = [s.copy() for s in sums]
+    R, Q, P, X, Z = (xp.asarray(v) for v in (r, q, p, x, z))
+    reference.update_residual_many(host, alpha, q, r, z, *sums[:2], act, None)
+    gpu.update_residual_many(M, alpha, Q, R, Z, *found[:2], act, w)
+    reference.update_direction_many(host, alpha, beta, r, z, p, x, *sums[2:], act, None)
+    gpu.update_direction_many(M, alpha, beta, R, Z, P, X, *found[2:], act, w)
+    for mine, wanted in ((R, r), (P, p), (X, x), (np.array(found), np.array(sums))):
+        close(mine, wanted, dtype, n)
+    act = act[:2]
+    reference.restart_many(host, r, z, p, *sums[:2], act, None)
+    gpu.restart_many(M, R, Z, P, *found[:2], act, w)
+    close(P, p, dtype, n)
+    close(np.array(found), np.array(sums), dtype, n)
+
+
+def test_a_system_s_bits_do_not_depend_on_the_others(xp):
+    A, rng = on(xp, host_layout(grid(), "csr")), np.random.default_rng(0)
+    p = rng.standard_normal((10, 25))
+    alone, among = np.zeros(1), np.zeros(10)
+    gpu.apply_dot_many(A, xp.asarray(p[9:]), xp.zeros((1, 25)), alone, np.arange(1), gpu.share_many(25, 1))
+    gpu.apply_dot_many(A, xp.asarray(p), xp.zeros((10, 25)), among, np.arange(10), gpu.share_many(25, 10))
+    assert alone[0] == among[9] == gpu.apply_dot(A, xp.asarray(p[9]), xp.zeros(25), gpu.share(25))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "others"), [(1, 1), (5, 4), (4, 7)])
+def test_small_matrices_times_blocks_of_vectors(xp, rows, others, dtype):
+    n, rng = 41, np.random.default_rng(0)
+    P, X, T, Z = (rng.standard_normal((m, n)).astype(dtype) for m in (rows, others, others, rows))
+    w, G, found = gpu.share(n), np.zeros((rows, others)), np.zeros((rows, others))
+    reference.block_gram(P, T, G, None)
+    gpu.block_gram(xp.asarray(P), xp.asarray(T), found, w)
+    np.testing.assert_allclose(found, G, rtol=1e-11, atol=1e-12 * n)  # in double precision over either
+    small = min(rows, others)
+    for name, small_matrices, blocks in (
+        ("block_reduce", (rng.standard_normal((rows, others)),), (T, P)),
+        ("block_turn", (rng.standard_normal((small, others)),), (T,)),
+        ("block_advance", (rng.standard_normal((others, rows)), rng.standard_normal((rows, small))), (Z, P, X)),
+    ):
+        host, own = [a.copy() for a in blocks], [xp.asarray(a) for a in blocks]
+        getattr(reference, name)(*small_matrices, *host, None)
+        getattr(gpu, name)(*small_matrices, *own, w)
+        for mine, wanted in zip(own, host, strict=True):
+            close(mine, wanted, dtype, others)
 
 
 # --- whole solves -----------------------------------------------------------------------------------------------
@@ -353,6 +449,19 @@ def test_activations_and_their_slopes(xp, name, dtype):
     close(D, d, dtype)
     assert np.array_equal(rows.get()[:, :7], A.get())
     assert np.array_equal(rows.get()[:, 7], np.ones(6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_observation_through_a_network(xp, dtype):
+    sizes, codes = np.array([3, 11, 7, 4, 5, 2]), np.array([1, 2, 3, 4, 0])
+    rng = np.random.default_rng(0)
+    theta = rng.standard_normal(int(np.sum((sizes[:-1] + 1) * sizes[1:]))).astype(dtype)
+    states = np.zeros((6, 11), dtype)
+    states[0, :3] = rng.standard_normal(3)
+    own = xp.asarray(states)
+    reference.forward_one(theta, sizes, codes, states)
+    gpu.forward_one(xp.asarray(theta), xp.asarray(sizes), xp.asarray(codes), own)
+    close(own, states, dtype, 11.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

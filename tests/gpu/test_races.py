@@ -87,6 +87,23 @@ def test_passes_one_by_one_have_no_race(recorded):
     assert set(races(recorded).values()) == {""}
 
 
+def test_several_right_hand_sides_and_blocks_have_no_race(recorded):
+    xp, rng = gpu.cupy(), np.random.default_rng(0)
+    A = on(xp, host_layout(sp.csr_array(cgopt.gallery.poisson((3, 3))), "csr"))
+    w, act = gpu.share_many(9, 3), np.array([2, 0])
+    p, q, r, x = (xp.asarray(rng.standard_normal((3, 9))) for _ in range(4))
+    a, b, alpha = np.zeros(3), np.zeros(3), np.full(3, 0.5)
+    gpu.apply_dot_many(A, p, q, a, act, w)
+    gpu.residual_many(A, p, x, r, a, act, w)
+    gpu.update_residual_many(None, alpha, q, r, r, a, b, act, w)
+    gpu.update_direction_many(None, alpha, alpha, r, r, p, x, a, b, act, w)
+    gpu.restart_many(None, r, r, p, a, b, act, w)
+    G = np.zeros((3, 3))
+    gpu.block_gram(p, q, G, w)
+    gpu.block_reduce(np.eye(3), p, q, w)
+    assert set(races(recorded).values()) == {""}
+
+
 def test_a_batch_has_no_race(recorded):
     xp = gpu.cupy()
     pattern = sp.csr_array(cgopt.gallery.poisson((2, 2)))

@@ -53,11 +53,11 @@ __device__ inline Pair block_sum(Pair v, double* shared)
     return sum;
 }
 
-// The sums of the blocks' parts, in all threads of a block, the parts being there for this block to see.
-__device__ inline Pair sum_of_parts(const double* parts, double* shared)
+// The sums of so many blocks' parts, in all threads of a block, the parts being there for this block to see.
+__device__ inline Pair sum_of_parts(const double* parts, u32 blocks, double* shared)
 {
     Pair v = {0.0, 0.0};
-    for (u32 i = threadIdx.x; i < gridDim.x; i += blockDim.x) {
+    for (u32 i = threadIdx.x; i < blocks; i += blockDim.x) {
         v.a += parts[2 * i];
         v.b += parts[2 * i + 1];
     }
@@ -95,24 +95,70 @@ __device__ inline Pair grid_sum(Pair v, double* parts, u32* arrived, double* sha
         parts[2 * blockIdx.x + 1] = own.b;
     }
     grid_barrier(arrived);
-    return sum_of_parts(parts, shared);
+    return sum_of_parts(parts, gridDim.x, shared);
 }
 
-// Sums over the grid without a barrier: in the block that comes last, which alone is told so. It resets the counter.
-__device__ inline bool last_block_sum(Pair v, double* parts, u32* arrived, double* shared, Pair* sum)
+// Sums over `blocks` blocks, this being number `block` of them, without a barrier: in the block that comes last, which
+// alone is told so. It resets the counter. COUNT is even; parts has room for COUNT numbers of each block.
+template <u32 COUNT>
+__device__ inline bool last_block_sums(
+    const double (&own)[COUNT], double (&sums)[COUNT], u32 block, u32 blocks, double* parts, u32* arrived,
+    double* shared)
 {
-    const Pair own = block_sum(v, shared);
+    for (u32 c = 0; c < COUNT; c += 2) {
+        const Pair v = block_sum({own[c], own[c + 1]}, shared);
+        if (threadIdx.x == 0) {
+            parts[(u64)c * blocks + 2 * block] = v.a;
+            parts[(u64)c * blocks + 2 * block + 1] = v.b;
+        }
+    }
     if (threadIdx.x == 0) {
-        parts[2 * blockIdx.x] = own.a;
-        parts[2 * blockIdx.x + 1] = own.b;
         __threadfence();
-        const bool last = atomicAdd(arrived, 1u) == gridDim.x - 1u;
+        const bool last = atomicAdd(arrived, 1u) == blocks - 1u;
         shared[ANSWER] = last ? 1.0 : 0.0;
         __threadfence();
     }
     __syncthreads();
     if (shared[ANSWER] == 0.0) return false;
-    *sum = sum_of_parts(parts, shared);
+    for (u32 c = 0; c < COUNT; c += 2) {
+        const Pair v = sum_of_parts(parts + (u64)c * blocks, blocks, shared);
+        sums[c] = v.a;
+        sums[c + 1] = v.b;
+    }
     if (threadIdx.x == 0) *arrived = 0u;
     return true;
 }
+
+// The same for a pair of sums over the whole grid.
+__device__ inline bool last_block_sum(Pair v, double* parts, u32* arrived, double* shared, Pair* sum)
+{
+    const double own[2] = {v.a, v.b};
+    double sums[2];
+    if (!last_block_sums(own, sums, blockIdx.x, gridDim.x, parts, arrived, shared)) return false;
+    *sum = {sums[0], sums[1]};
+    return true;
+}
+
+// A launch of several tasks, each for as many blocks: neighbouring blocks are of different tasks.
+struct Task {
+    u32 number, block, blocks;  // of the task; of the block among the task's, and how many those are
+    u64 thread, threads;        // of the thread among the task's
+
+    __device__ explicit Task(u32 tasks)
+        : number(blockIdx.x % tasks),
+          block(blockIdx.x / tasks),
+          blocks(gridDim.x / tasks),
+          thread((u64)block * blockDim.x + threadIdx.x),
+          threads((u64)blocks * blockDim.x)
+    {
+    }
+
+    // Sums over the task's blocks, as above; each task has room and a counter of its own.
+    template <u32 COUNT>
+    __device__ bool sum(const double (&own)[COUNT], double (&sums)[COUNT], double* parts, u32* arrived, double* shared)
+        const
+    {
+        return last_block_sums(
+            own, sums, block, blocks, parts + (u64)number * COUNT * blocks, arrived + number, shared);
+    }
+};

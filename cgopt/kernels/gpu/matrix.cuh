@@ -10,12 +10,11 @@ struct Matrix {
     const u32 *indptr, *indices;
     const value* data;
 
-    __device__ real part_of_row(u64 i, u32 lane, u64, const real* p) const
+    template <class Use>
+    __device__ void part_of_row(u64 i, u32 lane, u64, Use use) const
     {
-        real sum = 0;
         const u32 end = indptr[i + 1];
-        for (u32 j = indptr[i] + lane; j < end; j += LANES) sum += (real)__ldcs(data + j) * p[__ldcs(indices + j)];
-        return sum;
+        for (u32 j = indptr[i] + lane; j < end; j += LANES) use((real)__ldcs(data + j), (u64)__ldcs(indices + j));
     }
 };
 
@@ -29,14 +28,13 @@ struct Matrix {
     const value* data;
     u64 count;
 
-    __device__ real part_of_row(u64 i, u32, u64 n, const real* p) const
+    template <class Use>
+    __device__ void part_of_row(u64 i, u32, u64 n, Use use) const
     {
-        real sum = 0;
         for (u64 d = 0; d < count; ++d) {
             const u64 column = i + (u64)offsets[d];  // to the left of the first it is huge, unsigned as it is
-            if (column < n) sum += (real)__ldcs(data + d * n + i) * p[column];
+            if (column < n) use((real)__ldcs(data + d * n + i), column);
         }
-        return sum;
     }
 };
 
@@ -49,27 +47,42 @@ struct Matrix {
     const value* values;
     u64 stride;
 
-    __device__ real part_of_row(u64 i, u32 lane, u64 n, const real* p) const
+    template <class Use>
+    __device__ void part_of_row(u64 i, u32 lane, u64 n, Use use) const
     {
-        real sum = 0;
-        for (u64 j = lane; j < n; j += LANES) sum += (real)__ldcs(values + i * stride + j) * p[j];
-        return sum;
+        for (u64 j = lane; j < n; j += LANES) use((real)__ldcs(values + i * stride + j), j);
     }
 };
 
 #endif
 
+// row(i, sums) for each row, with sums[c] = (A p[c])_i for c below `count`, in the first of the threads that share it.
+// Called by all of `threads` threads, numbered by `thread`, whole warps of them.
+template <u32 MOST, class Row>
+__device__ inline void for_rows_of_many(
+    const Matrix& A, u64 n, const real* const (&p)[MOST], u32 count, u64 thread, u64 threads, Row row)
+{
+    constexpr u32 PER_WARP = WARP / LANES;
+    const u32 lane = threadIdx.x % LANES, group = threadIdx.x % WARP / LANES;
+    for (u64 first = thread / WARP * PER_WARP; first < n; first += threads / LANES) {
+        const u64 i = first + group;
+        real sums[MOST];
+        for (u32 c = 0; c < MOST; ++c) sums[c] = 0;
+        if (i < n)
+            A.part_of_row(i, lane, n, [&](real a, u64 column) {
+                for (u32 c = 0; c < MOST; ++c)
+                    if (c < count) sums[c] += a * p[c][column];
+            });
+        for (u32 c = 0; c < MOST; ++c)
+            for (u32 d = LANES / 2; d > 0; d /= 2) sums[c] += __shfl_down_sync(ALL_LANES, sums[c], d, LANES);
+        if (i < n && lane == 0) row(i, sums);
+    }
+}
+
 // row(i, (A p)_i) for each row, in the first of the threads that share it. Called by all threads of the grid.
 template <class Row>
 __device__ inline void for_rows(const Matrix& A, u64 n, const real* p, Row row)
 {
-    constexpr u32 PER_WARP = WARP / LANES;
-    const u32 lane = threadIdx.x % LANES, group = threadIdx.x % WARP / LANES;
-    const u64 at_once = threads_of_grid() / LANES;
-    for (u64 first = thread_of_grid() / WARP * PER_WARP; first < n; first += at_once) {
-        const u64 i = first + group;
-        real sum = i < n ? A.part_of_row(i, lane, n, p) : (real)0;
-        for (u32 d = LANES / 2; d > 0; d /= 2) sum += __shfl_down_sync(ALL_LANES, sum, d, LANES);
-        if (i < n && lane == 0) row(i, sum);
-    }
+    const real* const one[1] = {p};
+    for_rows_of_many(A, n, one, 1, thread_of_grid(), threads_of_grid(), [&](u64 i, const real* Ap) { row(i, Ap[0]); });
 }

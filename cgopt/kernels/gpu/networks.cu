@@ -6,27 +6,35 @@ typedef unsigned long long u64;
 #define EACH(i, count) \
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (u64)gridDim.x * blockDim.x)
 
+// h = f(a), and the slope f'(a)
+__device__ inline real activated(int kind, real a, real* slope)
+{
+    real h = a;
+    *slope = 1;
+    if (kind == TANH) {
+        h = tanh(a);
+        *slope = (real)1 - h * h;
+    } else if (kind == LOGISTIC) {
+        h = (real)0.5 + (real)0.5 * tanh((real)0.5 * a);
+        *slope = ((real)1 - h) * h;
+    } else if (kind == RELU) {
+        h = a > (real)0 ? a : a == a ? (real)0 : a;
+        *slope = h > (real)0 ? (real)1 : (real)0;
+    } else if (kind == SOFTPLUS) {
+        h = (a > (real)0 ? a : a == a ? (real)0 : a) + log1p(exp(-fabs(a)));
+        *slope = -expm1(-h);  // 1 - exp(-h) = 1 / (1 + exp(-a))
+    }
+    return h;
+}
+
 // a = f(a), d = f'(a), and a row [f(a) 1] of the next layer's input, of which the 1 is there; d, next may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) activate(
     u64 samples, u64 units, int kind, real* a, real* d, real* next)
 {
     EACH(k, samples * units)
     {
-        const real ak = a[k];
-        real h = ak, slope = 1;
-        if (kind == TANH) {
-            h = tanh(ak);
-            slope = (real)1 - h * h;
-        } else if (kind == LOGISTIC) {
-            h = (real)0.5 + (real)0.5 * tanh((real)0.5 * ak);
-            slope = ((real)1 - h) * h;
-        } else if (kind == RELU) {
-            h = ak > (real)0 ? ak : ak == ak ? (real)0 : ak;
-            slope = h > (real)0 ? (real)1 : (real)0;
-        } else if (kind == SOFTPLUS) {
-            h = (ak > (real)0 ? ak : ak == ak ? (real)0 : ak) + log1p(exp(-fabs(ak)));
-            slope = -expm1(-h);  // 1 - exp(-h) = 1 / (1 + exp(-a))
-        }
+        real slope;
+        const real h = activated(kind, a[k], &slope);
         a[k] = h;
         if (d) d[k] = slope;
         if (next) next[k / units * (units + 1) + k % units] = h;
@@ -92,4 +100,22 @@ extern "C" __global__ void __launch_bounds__(BLOCK) momentum_step(
 extern "C" __global__ void __launch_bounds__(BLOCK) blend(u64 n, real* target, const real* theta, double tau)
 {
     EACH(i, n) target[i] += (real)tau * (theta[i] - target[i]);
+}
+
+// A network on one observation, by one block: states, (layers + 1, width), receives each layer's output in its row.
+extern "C" __global__ void __launch_bounds__(BLOCK) forward_one(
+    u64 layers, u64 width, const real* theta, const long long* sizes, const long long* codes, real* states)
+{
+    const real* W = theta;
+    for (u64 layer = 0; layer < layers; ++layer) {
+        const u64 inputs = sizes[layer], units = sizes[layer + 1];
+        const real *h = states + layer * width, *b = W + inputs * units;
+        for (u64 c = threadIdx.x; c < units; c += blockDim.x) {
+            real sum = b[c], slope;
+            for (u64 i = 0; i < inputs; ++i) sum += h[i] * W[i * units + c];
+            states[(layer + 1) * width + c] = activated((int)codes[layer], sum, &slope);
+        }
+        W = b + units;
+        __syncthreads();
+    }
 }

@@ -63,3 +63,13 @@ def momentum_step(theta: Any, gradient: Any, velocity: Any, rate: float, mu: flo
 def blend(target: Any, theta: Any, tau: float, w: Any = None) -> None:
     """``target += tau (theta - target)``."""
     _launch("blend", target, target.size, np.uint64(target.size), target, theta, np.float64(tau))
+
+
+def forward_one(theta: Any, sizes: Any, codes: Any, states: Any) -> None:
+    """Run a network on one observation, ``states[0]``; ``states[l]`` receives layer l's output, in its first places.
+
+    All lie on the device, sizes and codes as int64.
+    """
+    layers, width = np.uint64(codes.size), np.uint64(states.shape[1])
+    args = (layers, width, theta, sizes, codes, states)
+    kernels("networks", real=c_type(theta.dtype)).launch("forward_one", 1, args, 0)

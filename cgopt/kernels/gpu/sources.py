@@ -13,6 +13,8 @@ BLOCK = 256  # threads of a block
 LAYOUTS = {"csr": 0, "dia": 1, "dense": 2}
 KINDS = {"identity": 0, "diagonal": 1, "chebyshev": 2}
 ACTIVATIONS = {"linear": 0, "tanh": 1, "logistic": 2, "relu": 3, "softplus": 4}
+MANY = 8  # systems that share a pass over the matrix, an even number
+TILE = 4  # rows of a block of vectors that a thread computes at once, an even number
 LOOK = 99  # code of a solve that waits for the host
 CODES = "RUNNING CONVERGED INDEFINITE SINGULAR STAGNATED NONFINITE INDEFINITE_M MAXITER"
 EVENTS = "NOTHING DRIFTED DROPPED STOOD_STILL CLAIMED"
@@ -37,7 +39,7 @@ def source(
 
     Parameters
     ----------
-    name : {"cg", "steps", "batch", "networks", "multigrid", "inspect", "diagonals"}
+    name : {"cg", "steps", "batch", "networks", "multigrid", "inspect", "diagonals", "many", "block"}
     real, value : {"float", "double"}
         Types of vectors and of a matrix's entries; the latter is the former by default.
     outer : {"float", "double"}
@@ -57,7 +59,8 @@ def source(
     constants |= {"GROWTH": loops.GROWTH}
     constants |= {key: getattr(batch, key) for key in ("NOT_FINITE", "NOT_SYMMETRIC", "EXTREME")}
     constants |= {key.upper(): code for key, code in ACTIVATIONS.items()} | {"LOOK": LOOK}
-    macros = {"WARP": warp, "BLOCK": block, "LANES": lanes, "LAYOUT": LAYOUTS[layout], "KIND": KINDS[kind]}
+    macros = {"WARP": warp, "BLOCK": block, "LANES": lanes, "MANY": MANY, "TILE": TILE}
+    macros |= {"LAYOUT": LAYOUTS[layout], "KIND": KINDS[kind]}
     macros |= {key.upper(): code for key, code in (LAYOUTS | KINDS).items()}
     head = [f"#define {key} {number}" for key, number in macros.items()]
     head += ["enum {" + ", ".join(f"{key} = {number}" for key, number in constants.items()) + "};"]

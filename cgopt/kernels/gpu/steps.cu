@@ -10,6 +10,7 @@
 #include "common.cuh"
 #include "scalars.cuh"
 #include "matrix.cuh"
+#include "passes.cuh"
 
 constexpr u32 ALPHA = SCALARS, BETA = SCALARS + 1, NEW_RR = SCALARS + 2, NEW_RZ = SCALARS + 3;
 
@@ -69,8 +70,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) dot(
 {
     SHARED_MEMORY(shared);
     if (!alone && state[0] != RUNNING) return;
-    Pair sum = {0.0, 0.0};
-    for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) sum.a += (double)p[i] * q[i];
+    Pair sum = {dot_pass(n, thread_of_grid(), threads_of_grid(), p, q), 0.0};
     if (!last_block_sum(sum, parts, arrived, shared, &sum) || threadIdx.x != 0) return;
     sums[0] = sum.a;
     if (!alone) conclude_product(sum.a, s, state);
@@ -98,14 +98,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) update_residual(
 {
     SHARED_MEMORY(shared);
     if (!alone && state[0] != RUNNING) return;
-    const real a = (real)s[ALPHA];
-    Pair sum = {0.0, 0.0};
-    for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
-        const real ri = a == (real)0 ? r[i] : r[i] - a * q[i];
-        r[i] = ri;
-        sum.a += (double)ri * ri;
-        if (inverse) sum.b += (double)ri * (inverse[i] * ri);
-    }
+    Pair sum = residual_pass(n, thread_of_grid(), threads_of_grid(), inverse, s[ALPHA], q, r);
     if (!last_block_sum(sum, parts, arrived, shared, &sum) || threadIdx.x != 0) return;
     if (!inverse) sum.b = sum.a;
     sums[0] = sum.a;
@@ -142,15 +135,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) update_direction(
 {
     SHARED_MEMORY(shared);
     if (!alone && state[0] != RUNNING) return;
-    const real a = (real)s[ALPHA], c = (real)s[BETA];
-    Pair sum = {0.0, 0.0};
-    for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
-        const real pi = p[i], xi = x[i] + a * pi, zi = inverse ? inverse[i] * z[i] : z[i], next = zi + c * pi;
-        x[i] = xi;
-        p[i] = next;
-        sum.a += (double)xi * xi;
-        sum.b += (double)next * next;
-    }
+    Pair sum = direction_pass(n, thread_of_grid(), threads_of_grid(), inverse, s[ALPHA], s[BETA], z, p, x);
     if (!last_block_sum(sum, parts, arrived, shared, &sum) || threadIdx.x != 0) return;
     sums[0] = sum.a;
     sums[1] = sum.b;
@@ -177,13 +162,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) restart(
     u64 n, const real* inverse, const real* r, const real* z, real* p, double* sums, double* parts, u32* arrived)
 {
     SHARED_MEMORY(shared);
-    Pair sum = {0.0, 0.0};
-    for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
-        const real zi = inverse ? inverse[i] * z[i] : z[i];
-        p[i] = zi;
-        sum.a += (double)r[i] * zi;
-        sum.b += (double)zi * zi;
-    }
+    Pair sum = restart_pass(n, thread_of_grid(), threads_of_grid(), inverse, r, z, p);
     if (!last_block_sum(sum, parts, arrived, shared, &sum) || threadIdx.x != 0) return;
     sums[0] = sum.a;
     sums[1] = sum.b;
