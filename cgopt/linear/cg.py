@@ -212,15 +212,8 @@ class CGSolver:
                 if self._undecided:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
-<<<<<<< HEAD
                     afforded = cost_of_choice(self._solved)
                     result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, afforded)
-                elif many and self.operator.on_device:
-                    space = self._workspace(dtype, 1)
-                    result = solve_columns(self._system, space, rhs, start, goal, listeners)
-=======
-                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners)
->>>>>>> gpu
                 elif many:
                     space_for = functools.partial(self._workspace, dtype)
                     result = solve_many(self._system, space_for, rhs, start, goal, listeners)
