@@ -61,23 +61,15 @@ def test_options_come_from_a_file_too(command, tmp_path):
     assert "gamma" in err
 
 
+TRAIN = (
+    "train", "trpo", "--env", "cgopt/CartPole-v1", "--steps", 64, "--n-steps", 32, "--log-dir", "run", "--quiet",
+)  # fmt: skip
+
+
 def test_episodes_are_filmed(command, tmp_path):
     pytest.importorskip("moviepy", reason='films need the extra "video"')
     pytest.importorskip("pygame", reason='films need the extra "video"')
-    train = (
-        "train",
-        "trpo",
-        "--env",
-        "cgopt/CartPole-v1",
-        "--steps",
-        64,
-        "--n-steps",
-        32,
-        "--log-dir",
-        "run",
-        "--quiet",
-    )
-    assert command(*train, "--evaluate-episodes", 0)[0] == 0
+    assert command(*TRAIN, "--evaluate-episodes", 0)[0] == 0
     status, out, _ = command("evaluate", "run", "--episodes", 2, "--video", "films")
     assert status == 0
     assert "films are in films" in out
@@ -95,20 +87,7 @@ def test_missing_packages_for_films_are_named(command, monkeypatch):
     def refuse(*args, **kwargs):
         raise DependencyNotInstalled("no pygame here")
 
-    train = (
-        "train",
-        "trpo",
-        "--env",
-        "cgopt/CartPole-v1",
-        "--steps",
-        64,
-        "--n-steps",
-        32,
-        "--log-dir",
-        "run",
-        "--quiet",
-    )
-    assert command(*train, "--evaluate-episodes", 0)[0] == 0
+    assert command(*TRAIN, "--evaluate-episodes", 0)[0] == 0
     monkeypatch.setattr("gymnasium.wrappers.RecordVideo", refuse)
     status, _, err = command("evaluate", "run", "--video", "films")
     assert status == 2
