@@ -290,6 +290,7 @@ def draw(problem, curves, path):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     colours = {"HF": "C3", "Adam": "C0", "L-BFGS": "C2", "NAG": "C1"}
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
@@ -306,6 +307,7 @@ def draw(problem, curves, path):
         last = max(curve[-1][column] for curve in curves.values())
         axis.set_xlim(last / 50, last * 1.05)
         axis.set_xlabel(label)
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(True, which="both", alpha=0.2)
     best = min(error for curve in curves.values() for _, _, error in curve)
     axes[0].set_ylim(0.9 * best, 10.0 * best)
