@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cgopt.kernels.cpu.compile import helper
+from cgopt.kernels.cpu.compile import compiled, helper
 
 from .rollouts import RELU, TANH, tanh
+
+BLOCK = 128  # rows that go through a network together: what they leave stays in the cache
 
 
 class Dense(NamedTuple):
@@ -118,6 +120,17 @@ def forward(net: Any, theta: Any, x: Any) -> Any:
     return outputs_of(net, layers - 1, count)
 
 
+def _outputs(sizes: Any, activation: Any, theta: Any, x: Any, out: Any) -> None:
+    """The outputs (N, k) of any number of rows (N, d)."""
+    rows = min(BLOCK, x.shape[0])
+    widths = np.sum(sizes)
+    inputs = np.empty(rows * (widths - sizes[-1] + sizes.shape[0] - 1), theta.dtype)
+    net = Dense(sizes, activation, inputs, np.empty(rows * (widths - sizes[0]), theta.dtype))
+    for first in range(0, x.shape[0], rows):
+        last = min(first + rows, x.shape[0])
+        out[first:last] = forward(net, theta, x[first:last])
+
+
 @helper
 def backward(net: Any, theta: Any, gradient: Any, count: Any) -> None:
     """The gradient in the parameters after a forward pass at `theta`.
@@ -134,12 +147,17 @@ def backward(net: Any, theta: Any, gradient: Any, count: Any) -> None:
 
 @helper
 def pull(net: Any, theta: Any, layer: Any, count: Any) -> None:
-    """Derivatives in the sums of the layer below: delta W' times the slope, which is known from the unit's value."""
+    """Derivatives in the sums of the layer below: delta W' times the slope."""
     _, W = block_of(theta, net.sizes, layer)
-    below = outputs_of(net, layer - 1, count)
-    np.dot(outputs_of(net, layer, count), W.T, below)  # delta W'
-    h = inputs_of(net, layer, count)
-    one, zero = theta.dtype.type(1), theta.dtype.type(0)
+    np.dot(outputs_of(net, layer, count), W.T, outputs_of(net, layer - 1, count))  # delta W'
+    slope(net, layer, count)
+
+
+@helper
+def slope(net: Any, layer: Any, count: Any) -> None:
+    """Multiply the derivatives in the units given to a layer by the slope, which is known from the unit's value."""
+    below, h = outputs_of(net, layer - 1, count), inputs_of(net, layer, count)
+    one, zero = net.inputs.dtype.type(1), net.inputs.dtype.type(0)
     for i in range(count):
         if net.activation == TANH:
             for j in range(below.shape[1]):
@@ -223,3 +241,6 @@ def polyak(target: Any, theta: Any, tau: Any) -> None:
         share = theta.dtype.type(tau)
         for i in range(theta.shape[0]):
             target[i] += share * (theta[i] - target[i])
+
+
+outputs = compiled(_outputs, threaded=False)
