@@ -111,7 +111,6 @@ class OnPolicy(Algorithm):
         require_finite(batch, self.env.id)
 
         ended = batch.terminated | batch.truncated
-        metrics = self._note_episodes(batch.rewards, ended, batch.valid)
         rewards = self._scaled_rewards(batch.rewards, ended)
         advantages, values = estimate_advantages(batch, rewards, self.value, norm, c.gamma, c.gae_lambda)
 
@@ -120,10 +119,9 @@ class OnPolicy(Algorithm):
         actions = self.collector.actions.reshape(valid.size, -1)[valid]
         A, V = advantages.reshape(-1)[valid], values.reshape(-1)[valid]
         targets = A + V
-        if c.normalize_advantage:
-            A = standardized(A)
         self._fit = self._beside.submit(self._fit_value, obs, targets, int(self.rng.integers(2**63)))
-        metrics |= self._policy_step(obs, actions, A)
+        metrics = self._note_episodes(batch.rewards, ended, batch.valid)
+        metrics |= self._policy_step(obs, actions, standardized(A) if c.normalize_advantage else A)
         if self.observations is not None:
             self.observations.update(batch.raw.reshape(valid.size, -1)[valid])
         return metrics | {

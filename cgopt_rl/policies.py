@@ -49,7 +49,7 @@ class Categorical:
         """log pi(a | s), (N,), for actions (N, choices)."""
         total = np.zeros(Z.shape[0])
         for k, part in enumerate(self.slices):
-            total += np.take_along_axis(log_softmax(Z[:, part]), actions[:, k : k + 1], axis=1)[:, 0]
+            total += log_softmax(Z[:, part])[np.arange(Z.shape[0]), actions[:, k]]
         return total
 
     def log_prob_gradient(self, Z: Array, extra: Array, actions: Array, weights: Array) -> tuple[Array, Array]:
@@ -57,9 +57,7 @@ class Categorical:
         gradient = np.empty_like(Z)
         for k, part in enumerate(self.slices):
             p = np.exp(log_softmax(Z[:, part]))
-            np.put_along_axis(
-                p, actions[:, k : k + 1], np.take_along_axis(p, actions[:, k : k + 1], axis=1) - 1.0, axis=1
-            )
+            p[np.arange(p.shape[0]), actions[:, k]] -= 1.0
             gradient[:, part] = -weights[:, None] * p  # w (1[a] - p)
         return gradient, np.empty(0)
 

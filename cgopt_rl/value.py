@@ -11,7 +11,7 @@ import cgopt
 from cgopt.operators import Damped, GaussNewton
 
 from .kernels import fit
-from .kernels.dense import dense, optimizer
+from .kernels.dense import optimizer
 from .kernels.rollouts import ACTIVATIONS
 from .policies import batch_outputs, orthogonal_start
 
@@ -48,8 +48,8 @@ class ValueFunction:
         """Adam on the mean squared error, in minibatches shuffled by `seed` (Kingma and Ba 2015)."""
         orders = shuffles(seed, epochs, obs.shape[0])
         size = min(batch_size, obs.shape[0])
-        net = dense(self.network.sizes, ACTIVATIONS[self.activation], min(fit.BLOCK, size))
-        fit.fit_adam(self.optimizer, net, obs, targets.astype(np.float32), orders, size, learning_rate)
+        sizes, activation = np.array(self.network.sizes, np.int64), ACTIVATIONS[self.activation]
+        fit.fit_adam(self.optimizer, sizes, activation, obs, targets.astype(np.float32), orders, size, learning_rate)
 
     def fit_gauss_newton(self, obs: Array, targets: Array, steps: int, iterations: int) -> None:
         """Damped Gauss-Newton steps on half the mean squared error, all samples at once.

@@ -95,13 +95,19 @@ def outputs_of(net: Any, layer: Any, count: Any) -> Any:
 @helper
 def forward(net: Any, theta: Any, x: Any) -> Any:
     """The outputs (B, k) of a batch (B, d), in the workspace."""
-    count, layers = x.shape[0], net.sizes.shape[0] - 1
-    one, zero = theta.dtype.type(1), theta.dtype.type(0)
-    h = inputs_of(net, 0, count)
-    for i in range(count):
+    h = inputs_of(net, 0, x.shape[0])
+    for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             h[i, j] = x[i, j]
-        h[i, x.shape[1]] = one
+        h[i, x.shape[1]] = theta.dtype.type(1)
+    return forward_inputs(net, theta, x.shape[0])
+
+
+@helper
+def forward_inputs(net: Any, theta: Any, count: Any) -> Any:
+    """The outputs of `count` rows [x 1] that are in the workspace already."""
+    layers = net.sizes.shape[0] - 1
+    one, zero = theta.dtype.type(1), theta.dtype.type(0)
     for layer in range(layers):
         whole, _ = block_of(theta, net.sizes, layer)
         a = outputs_of(net, layer, count)
@@ -120,12 +126,18 @@ def forward(net: Any, theta: Any, x: Any) -> Any:
     return outputs_of(net, layers - 1, count)
 
 
+@helper
+def workspace(sizes: Any, activation: Any, rows: Any, theta: Any) -> Any:
+    """What `dense` makes, for kernels that need it for one call."""
+    units = np.sum(sizes)
+    inputs = np.empty(rows * (units - sizes[-1] + sizes.shape[0] - 1), theta.dtype)
+    return Dense(sizes, activation, inputs, np.empty(rows * (units - sizes[0]), theta.dtype))
+
+
 def _outputs(sizes: Any, activation: Any, theta: Any, x: Any, out: Any) -> None:
     """The outputs (N, k) of any number of rows (N, d)."""
     rows = min(BLOCK, x.shape[0])
-    widths = np.sum(sizes)
-    inputs = np.empty(rows * (widths - sizes[-1] + sizes.shape[0] - 1), theta.dtype)
-    net = Dense(sizes, activation, inputs, np.empty(rows * (widths - sizes[0]), theta.dtype))
+    net = workspace(sizes, activation, rows, theta)
     for first in range(0, x.shape[0], rows):
         last = min(first + rows, x.shape[0])
         out[first:last] = forward(net, theta, x[first:last])

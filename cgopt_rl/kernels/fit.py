@@ -8,7 +8,7 @@ import numpy as np
 
 from cgopt.kernels.cpu.compile import compiled, helper
 
-from .dense import BLOCK, adam, block_of, forward, inputs_of, outputs_of, slope
+from .dense import BLOCK, adam, block_of, forward_inputs, inputs_of, outputs_of, slope, workspace
 from .random import below
 
 
@@ -55,27 +55,27 @@ def add_gradient(net: Any, transposed: Any, gradient: Any, part: Any, count: Any
         gradient[k] += part[k]
 
 
-def _fit_adam(opt: Any, net: Any, obs: Any, targets: Any, orders: Any, size: Any, rate: Any) -> None:
-    """Fit one output to targets: mean squared error, minibatches of `size` in the given orders (epochs, N).
-
-    The network's workspace holds `BLOCK` rows, or `size` of them.
-    """
+def _fit_adam(opt: Any, sizes: Any, activation: Any, obs: Any, targets: Any, orders: Any, size: Any, rate: Any) -> None:
+    """Fit one output to targets: mean squared error, minibatches of `size` in the given orders (epochs, N)."""
     theta, gradient = opt.theta, opt.gradient
     part, transposed = np.empty_like(gradient), np.empty_like(theta)
-    x = np.empty((min(BLOCK, size), obs.shape[1]), theta.dtype)
+    net = workspace(sizes, activation, min(BLOCK, size), theta)
+    one, d = theta.dtype.type(1), obs.shape[1]
     for epoch in range(orders.shape[0]):
         for start in range(0, obs.shape[0], size):
             stop = min(start + size, obs.shape[0])
             scale = theta.dtype.type(2.0 / (stop - start))  # of the derivative of the mean of (V - target)^2
             gradient[:] = 0
             transpose(net, theta, transposed)
-            for first in range(start, stop, x.shape[0]):
-                rows = orders[epoch, first : min(first + x.shape[0], stop)]
+            for first in range(start, stop, BLOCK):
+                rows = orders[epoch, first : min(first + BLOCK, stop)]
                 count = rows.shape[0]
+                x = inputs_of(net, 0, count)
                 for i in range(count):
-                    for j in range(x.shape[1]):
+                    for j in range(d):
                         x[i, j] = obs[rows[i], j]
-                V = forward(net, theta, x[:count])
+                    x[i, d] = one
+                V = forward_inputs(net, theta, count)
                 for i in range(count):
                     V[i, 0] = scale * (V[i, 0] - targets[rows[i]])
                 add_gradient(net, transposed, gradient, part, count)
