@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,13 +31,33 @@ NAMES: dict[str, type[Preconditioner]] = {
 
 ON_DEVICE = (Jacobi, Chebyshev, Multigrid)  # those that run on a GPU
 
-GRID = 300_000  # unknowns from which multigrid overtakes a factorisation on grids and their like
-SHORT_ROWS = 10  # entries a row, on average, up to which a matrix may be of a grid
+GRID, GRID_ON_DIAGONALS = 100_000, 300_000  # unknowns from which multigrid overtakes a factorisation on Laplacians
+LARGE = 300_000  # and on other matrices with short rows
+SHORT_ROWS, FAIRLY_SHORT_ROWS = 10, 15  # entries a row, on average, up to which a matrix may be of a grid
+FIRST_LOOK, FIRST_LOOK_AT_LONG_ROWS = 30, 15  # iterations; a factorisation without fill is worth less of a trial
+LONG_ROWS = 12  # entries a row from which a factorisation without fill gains much, and takes the time of few products
+
+# Iterations of Jacobi that a solve may be expected to take. Setting up a threshold factorisation costs 40 to 470 on
+# sixty real matrices, 170 on most; multigrid on a million unknowns 700. From 200 to 400 the mean time hardly changes.
+AFFORDED, AFFORDED_OF_MULTIGRID = 300, 400
 
 
-# Iterations of Jacobi that setting up what is chosen costs: an incomplete factorisation 40 to 470 on sixty real
-# matrices, 170 on most; twice as many where diagonals make an iteration cheap; multigrid on a million unknowns 700.
-COST, COST_ON_DIAGONALS, COST_OF_MULTIGRID = 200, 400, 600
+class Patience(NamedTuple):
+    """How long Jacobi is stayed with.
+
+    Attributes
+    ----------
+    afforded : int
+        Leave when more iterations than this are foretold.
+    first_look : int
+        Iterations before the first look.
+    eager : bool
+        Leave as soon as the condition number is seen to grow.
+    """
+
+    afforded: int
+    first_look: int
+    eager: bool
 
 
 def worth_choosing(A: Operator) -> bool:
@@ -48,29 +68,57 @@ def worth_choosing(A: Operator) -> bool:
 def choose(A: Any) -> Preconditioner:
     """The preconditioner for a system that Jacobi is too slow for.
 
-    * Multigrid by smoothed aggregation for matrices of 300 000 unknowns and more with no positive entry off the
-      diagonal and at most ten entries a row: Laplacians of grids and graphs. (Its iterations do not grow with n.)
-    * Incomplete Cholesky by threshold for everything else: it was the fastest, or within one and a half times that, on
-      nearly all of the fifty real matrices that the rule was made on (docs/performance.md).
+    * Multigrid by smoothed aggregation for Laplacians of large grids and graphs: no positive entry off the diagonal, at
+      most ten entries a row, and 100 000 unknowns (300 000 where A is stored by diagonals, whose products are cheap);
+      and from 300 000 unknowns on for all that has at most fifteen entries a row. (Its iterations do not grow with n.)
+    * Incomplete Cholesky without fill for rows of more than twelve entries on average, if no pivot breaks down.
+    * Incomplete Cholesky by threshold for everything else.
+
+    One of these was the fastest, or within one and a half times that, on nearly all of the 68 systems that the rule was
+    made on (docs/performance.md).
 
     Parameters
     ----------
     A : MatrixOperator
         Real and sparse.
     """
-    return Multigrid(A) if _is_large_grid(A) else IncompleteCholesky(A)
-
-
-def cost_of_choice(A: Any) -> int:
-    """How many iterations of Jacobi it about costs to set up what `choose` chooses."""
     if _is_large_grid(A):
-        return COST_OF_MULTIGRID
-    return COST_ON_DIAGONALS if A.format in ("dia", "half_dia") else COST
+        return Multigrid(A)
+    if _has_long_rows(A):
+        try:
+            return IncompleteCholesky(A, fill=0, max_shift=0.0)
+        except np.linalg.LinAlgError:  # with a shift it is a poor one: fill serves better
+            pass
+    return IncompleteCholesky(A)
+
+
+def patience(A: Any) -> Patience:
+    """How long to stay with Jacobi, by what `choose` would set up instead."""
+    on_diagonals = A.format in ("dia", "half_dia")
+    if _is_large_grid(A):
+        return Patience(AFFORDED_OF_MULTIGRID, FIRST_LOOK, eager=not on_diagonals)
+    if _has_long_rows(A):
+        return Patience(AFFORDED, FIRST_LOOK_AT_LONG_ROWS, eager=True)
+    return Patience(AFFORDED, FIRST_LOOK, eager=not on_diagonals)
+
+
+def _entries(A: Any) -> int:
+    entries = A.shares[1]
+    return int(entries)
+
+
+def _has_long_rows(A: Any) -> bool:
+    return _entries(A) > LONG_ROWS * A.shape[0]
 
 
 def _is_large_grid(A: Any) -> bool:
+    n, on_diagonals = A.shape[0], A.format in ("dia", "half_dia")
+    if n < (GRID_ON_DIAGONALS if on_diagonals else GRID):
+        return False
     entries, positive = count_entries(A.layout)
-    return bool(A.shape[0] >= GRID and entries <= SHORT_ROWS * A.shape[0] and positive == A.shape[0])
+    if n >= LARGE and entries <= FAIRLY_SHORT_ROWS * n:
+        return True
+    return bool(entries <= SHORT_ROWS * n and positive == n)
 
 
 def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
