@@ -5,7 +5,8 @@ nothing to set up, and looks now and then at what its own coefficients tell:
 
 * As long as the smallest Ritz value falls, there are smaller eigenvalues that the iteration has not found yet, and the
   residual will fall more slowly once it has: the end is far, whatever the rate so far. (The Ritz values are those of
-  Lanczos' matrix, see `cgopt.linear.lanczos`; for a Laplacian the root of their ratio grows with the iterations.)
+  Lanczos' matrix, see `cgopt.linear.lanczos`; for a Laplacian the root of the smallest falls like one over the
+  iterations. The norm of that matrix's inverse stands for it.)
 * Once it stands still, the rate holds or improves, and tells how many iterations are left.
 
 Where the end is far, a better preconditioner is set up (`cgopt.preconditioners.choose.choose`), and the solve goes on
@@ -25,7 +26,7 @@ from ..arrays import Array
 from ..kernels import loops
 from ..preconditioners.choose import Patience
 from ..status import Status
-from .lanczos import condition_estimate
+from .lanczos import inverse_norm
 from .one import solve_one
 from .result import CGResult
 from .stopping import Goal, Listeners
@@ -76,10 +77,10 @@ class Trial(Listeners):
         return bool(self.gave_up)
 
     def _growth(self, earlier: int) -> float:
-        """How many times larger the square root of the condition number is seen to be than it was earlier."""
+        """How many times larger the root of the condition number is seen to be than it was earlier."""
         alpha, beta = self._logs[0][:, loops.LOG_ALPHA], self._logs[0][:, loops.LOG_BETA]
-        now, before = condition_estimate(alpha, beta), condition_estimate(alpha[:earlier], beta[:earlier])
-        return math.sqrt(now / before) if 0.0 < before < math.inf and now < math.inf else 0.0
+        before = inverse_norm(alpha[:earlier], beta[:earlier])
+        return math.sqrt(inverse_norm(alpha, beta) / before) if before > 0.0 else 0.0
 
 
 def iterations_left(past: int, before: float, iteration: int, now: float, target: float) -> float:

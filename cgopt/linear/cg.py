@@ -29,7 +29,7 @@ from ..arrays import (
 from ..kernels.layouts import HalfCSR
 from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from ..operators.ordering import small_bandwidth
-from ..preconditioners import as_preconditioner
+from ..preconditioners import Factored, as_preconditioner
 from ..preconditioners.choose import choose, patience, worth_choosing
 from .automatic import Trial, solve_automatically
 from .many import solve_many
@@ -287,7 +287,8 @@ class CGSolver:
         """Leave Jacobi for what suits the matrix."""
         self._undecided, self.choice = False, f"left Jacobi: {why}"
         self.preconditioner = choose(self._solved)
-        self._system = checked_system(self._solved, self.preconditioner, self._check)
+        check = self._check and not isinstance(self.preconditioner, Factored)  # A was found symmetric before
+        self._system = checked_system(self._solved, self.preconditioner, check)
         self._spaces.clear()
         return self._system, self._workspace(dtype, 1)
 

@@ -34,12 +34,13 @@ ON_DEVICE = (Jacobi, Chebyshev, Multigrid)  # those that run on a GPU
 GRID, GRID_ON_DIAGONALS = 100_000, 300_000  # unknowns from which multigrid overtakes a factorisation on Laplacians
 LARGE = 300_000  # and on other matrices with short rows
 SHORT_ROWS, FAIRLY_SHORT_ROWS = 10, 15  # entries a row, on average, up to which a matrix may be of a grid
-FIRST_LOOK, FIRST_LOOK_AT_LONG_ROWS = 30, 15  # iterations; a factorisation without fill is worth less of a trial
+FIRST_LOOK, EARLY_LOOK = 30, 15  # iterations; the early one where the change costs little, or is as good as certain
 LONG_ROWS = 12  # entries a row from which a factorisation without fill gains much, and takes the time of few products
 
-# Iterations of Jacobi that a solve may be expected to take. Setting up a threshold factorisation costs 40 to 470 on
-# sixty real matrices, 170 on most; multigrid on a million unknowns 700. From 200 to 400 the mean time hardly changes.
-AFFORDED, AFFORDED_OF_MULTIGRID = 300, 400
+# Iterations of Jacobi that a solve may be foretold to take. Setting up a threshold factorisation costs 40 to 470 on sixty
+# real matrices, 170 on most; multigrid on a million unknowns 700. Once the condition number stands still, convergence
+# quickens, and what is foretold is two to four times too much.
+AFFORDED, AFFORDED_OF_MULTIGRID, AFFORDED_ONCE_SETTLED = 300, 400, 800
 
 
 class Patience(NamedTuple):
@@ -94,26 +95,24 @@ def choose(A: Any) -> Preconditioner:
 
 def patience(A: Any) -> Patience:
     """How long to stay with Jacobi, by what `choose` would set up instead."""
-    on_diagonals = A.format in ("dia", "half_dia")
-    if _is_large_grid(A):
-        return Patience(AFFORDED_OF_MULTIGRID, FIRST_LOOK, eager=not on_diagonals)
-    if _has_long_rows(A):
-        return Patience(AFFORDED, FIRST_LOOK_AT_LONG_ROWS, eager=True)
-    return Patience(AFFORDED, FIRST_LOOK, eager=not on_diagonals)
+    large, long_rows = _is_large_grid(A), _has_long_rows(A)
+    if _on_diagonals(A) and not long_rows:  # products cost so little that the rate decides alone
+        return Patience(AFFORDED_OF_MULTIGRID if large else AFFORDED, FIRST_LOOK, eager=False)
+    return Patience(AFFORDED_ONCE_SETTLED, EARLY_LOOK if large or long_rows else FIRST_LOOK, eager=True)
 
 
-def _entries(A: Any) -> int:
-    entries = A.shares[1]
-    return int(entries)
+def _on_diagonals(A: Any) -> bool:
+    return A.format in ("dia", "half_dia")
 
 
 def _has_long_rows(A: Any) -> bool:
-    return _entries(A) > LONG_ROWS * A.shape[0]
+    n, entries, _ = A.shares
+    return bool(entries > LONG_ROWS * n)
 
 
 def _is_large_grid(A: Any) -> bool:
-    n, on_diagonals = A.shape[0], A.format in ("dia", "half_dia")
-    if n < (GRID_ON_DIAGONALS if on_diagonals else GRID):
+    n = A.shape[0]
+    if n < (GRID_ON_DIAGONALS if _on_diagonals(A) else GRID):
         return False
     entries, positive = count_entries(A.layout)
     if n >= LARGE and entries <= FAIRLY_SHORT_ROWS * n:

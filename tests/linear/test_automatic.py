@@ -10,7 +10,7 @@ import cgopt
 from cgopt.linear.automatic import iterations_left
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
-from cgopt.preconditioners.choose import AFFORDED, FIRST_LOOK, FIRST_LOOK_AT_LONG_ROWS, choose, patience
+from cgopt.preconditioners.choose import AFFORDED, EARLY_LOOK, FIRST_LOOK, choose, patience
 
 
 def hard(n=3_000, rng=1):
@@ -92,7 +92,7 @@ def test_what_there_is_to_choose_from():
 
 def test_long_rows_are_factored_without_fill_unless_that_breaks_down():
     A = cgopt.gallery.wathen(25, 25, rng=0)
-    assert patience(as_operator(A)).first_look == FIRST_LOOK_AT_LONG_ROWS < FIRST_LOOK
+    assert patience(as_operator(A)).first_look == EARLY_LOOK < FIRST_LOOK
     assert choose(as_operator(A)).fill == 0
     indefinite = broken()
     with pytest.raises(np.linalg.LinAlgError, match="max_shift"):
