@@ -13,9 +13,8 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import CSR
 
-WORTH_REORDERING = 8_000  # rows below which finding another order would take longer than threads save
 UNEVEN = 1.2  # times the mean work that a part may have
-MOST_SEPARATORS = 0.06  # share of rows (of entries, in a given order) in separators, which one thread works off alone
+MOST_SEPARATORS = 0.12  # share of rows (of entries, in a given order) in separators, which one thread works off alone
 
 
 # A factor has little fill if it has no more than so many times the entries of A's lower triangle after this share of
@@ -65,7 +64,7 @@ def dissect(A: CSR, parts: int) -> Dissection:
     natural = np.arange(n, dtype=A.indices.dtype)
     if parts > 1 and _worth_cutting(A):
         found = _cut(A, natural, parts)
-        if found is None and n >= WORTH_REORDERING:
+        if found is None:
             found = _cut(A, small_bandwidth(A), parts)
         if found is not None:
             return found

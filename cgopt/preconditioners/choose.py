@@ -37,9 +37,9 @@ SHORT_ROWS, FAIRLY_SHORT_ROWS = 10, 15  # entries a row, on average, up to which
 FIRST_LOOK, EARLY_LOOK = 30, 15  # iterations; the early one where the change costs little, or is as good as certain
 LONG_ROWS = 12  # entries a row from which a factorisation without fill gains much, and takes the time of few products
 
-# Iterations of Jacobi that a solve may be foretold to take. Setting up a threshold factorisation costs 40 to 470 on sixty
-# real matrices, 170 on most; multigrid on a million unknowns 700. Once the condition number stands still, convergence
-# quickens, and what is foretold is two to four times too much.
+# Iterations of Jacobi that a solve may be foretold to take. Setting up a threshold factorisation costs 40 to 470 on
+# sixty real matrices, 170 on most; multigrid on a million unknowns 700. Once the condition number stands still,
+# convergence quickens, and what is foretold is two to four times too much.
 AFFORDED, AFFORDED_OF_MULTIGRID, AFFORDED_ONCE_SETTLED = 300, 400, 800
 
 

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import cgopt
+from cgopt.linear import lanczos
 from cgopt.linear.automatic import iterations_left
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
@@ -123,6 +124,33 @@ def test_a_condition_number_that_grows_ends_the_patience_early():
     assert np.array_equal(result.history[: FIRST_LOOK + 1], alone.history[: FIRST_LOOK + 1])
     assert isinstance(solver.preconditioner, IncompleteCholesky)
     assert "condition number still grew after 30 iterations" in repr(solver)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 40])
+def test_norm_of_the_inverse_of_lanczos_matrix(steps):
+    A = cgopt.gallery.poisson((40, 40))
+    result = cgopt.cg(A, A @ np.random.default_rng(0).standard_normal(1600), maxiter=steps, rtol=1e-12)
+    diagonal, off = lanczos.tridiagonal(result._alpha, result._beta)
+    T = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+    assert lanczos.inverse_norm(result._alpha, result._beta) == pytest.approx(np.linalg.norm(np.linalg.inv(T)))
+
+
+def test_a_restart_is_no_growth():
+    alpha, beta = np.ones(30), np.full(30, 0.5)
+    beta[10] = 0.0
+    assert not lanczos.inverse_norm(alpha, beta) > 0.0
+
+
+@pytest.mark.parametrize(("reaction", "expected"), [(1.0, Jacobi), (0.2, Jacobi), (1e-4, IncompleteCholesky)])
+def test_a_spectrum_that_is_bounded_from_below_is_left_to_jacobi(reaction, expected):
+    """A Laplacian and a reaction: what bounds the condition number is found in thirty iterations, or is too small."""
+    n = 4_000
+    A = sp.csr_array(cgopt.gallery.graph_laplacian(n, degree=6, rng=1) + reaction * sp.eye_array(n))
+    solver = cgopt.CGSolver(A, M="auto")
+    result = solver.solve(np.random.default_rng(1).standard_normal(n), rtol=1e-8)
+    assert result.converged
+    assert result.iterations > FIRST_LOOK
+    assert isinstance(solver.preconditioner, expected)
 
 
 @pytest.mark.parametrize("A", [np.diag(np.arange(1.0, 9.0)), lambda v: 2.0 * v, np.eye(8) * (1 + 0j)])
