@@ -35,6 +35,9 @@ GRID, GRID_ON_DIAGONALS = 100_000, 300_000  # unknowns from which multigrid over
 LARGE = 300_000  # and on other matrices with short rows
 SHORT_ROWS, FAIRLY_SHORT_ROWS = 10, 15  # entries a row, on average, up to which a matrix may be of a grid
 FIRST_LOOK, EARLY_LOOK = 30, 15  # iterations; the early one where the change costs little, or is as good as certain
+# Entries, a row counting as eight, that are gone over before the first look: setting up anything takes some tenths of a
+# millisecond, a hundred iterations of a system with a few hundred unknowns.
+WORTH_LOOKING = 400_000
 LONG_ROWS = 12  # entries a row from which a factorisation without fill gains much, and takes the time of few products
 
 # Iterations of Jacobi that a solve may be foretold to take. Setting up a threshold factorisation costs 40 to 470 on
@@ -95,10 +98,13 @@ def choose(A: Any) -> Preconditioner:
 
 def patience(A: Any) -> Patience:
     """How long to stay with Jacobi, by what `choose` would set up instead."""
+    n, entries, _ = A.shares
     large, long_rows = _is_large_grid(A), _has_long_rows(A)
+    not_before = WORTH_LOOKING // (entries + 8 * n)
     if _on_diagonals(A) and not long_rows:  # products cost so little that the rate decides alone
-        return Patience(AFFORDED_OF_MULTIGRID if large else AFFORDED, FIRST_LOOK, eager=False)
-    return Patience(AFFORDED_ONCE_SETTLED, EARLY_LOOK if large or long_rows else FIRST_LOOK, eager=True)
+        return Patience(AFFORDED_OF_MULTIGRID if large else AFFORDED, max(FIRST_LOOK, not_before), eager=False)
+    first_look = EARLY_LOOK if large or long_rows else FIRST_LOOK
+    return Patience(AFFORDED_ONCE_SETTLED, max(first_look, not_before), eager=True)
 
 
 def _on_diagonals(A: Any) -> bool:
