@@ -287,8 +287,10 @@ class CGSolver:
         """Leave Jacobi for what suits the matrix."""
         self._undecided, self.choice = False, f"left Jacobi: {why}"
         self.preconditioner = choose(self._solved)
-        check = self._check and not isinstance(self.preconditioner, Factored)  # A was found symmetric before
-        self._system = checked_system(self._solved, self.preconditioner, check)
+        if isinstance(self.preconditioner, Factored):
+            self._system = self._system.factored(self.preconditioner)
+        else:
+            self._system = checked_system(self._solved, self.preconditioner, self._check)
         self._spaces.clear()
         return self._system, self._workspace(dtype, 1)
 
