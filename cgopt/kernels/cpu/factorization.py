@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from .compile import CONTRACT, chunk, compiled, inline, pair
-from .sweeps import ONE, U, less_entries
+from .sweeps import FOUR, ONE, THREE, TWO, U
 
 NONE = -1
 SMALLEST_PIVOT = 1e-14  # of a matrix with unit diagonal
@@ -318,6 +318,27 @@ def _finish_parts(parts: Any, stop: Any, rows: Any, nextup: Any, head: Any, foll
             link(head, following, rows[e], k)
 
 
+@inline
+def less_later_entries(s: Any, data: Any, indices: Any, y: Any, begin: Any, k: Any, first: Any) -> Any:
+    """``s`` less the sum of ``data[k] y[indices[k]]`` over a row, whose columns rise, where y is zero before `first`.
+
+    It is read in fours from its end, until the columns are those before: half of a row in a matrix with a band.
+    """
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    while k >= begin + FOUR:
+        k -= FOUR
+        s0 += data[k] * y[indices[k]]
+        s1 += data[k + ONE] * y[indices[k + ONE]]
+        s2 += data[k + TWO] * y[indices[k + TWO]]
+        s3 += data[k + THREE] * y[indices[k + THREE]]
+        if U(indices[k]) <= first:
+            begin = k
+    while k > begin:
+        k -= ONE
+        s -= data[k] * y[indices[k]]
+    return s - ((s0 + s1) + (s2 + s3))
+
+
 def _factor_rows(
     ptr: Any, columns: Any, values: Any, low: Any, high: Any, diagonal: Any, shift: Any, entries: Any, inverse: Any
 ) -> Any:
@@ -336,9 +357,10 @@ def _factor_rows(
             work[k] = values[e] * inverse[k]
         whole = np.float64(diagonal[i])
         pivot = (1.0 + shift) * whole
+        first = U(columns[begin]) if begin < end else U(0)
         for e in range(begin, end):
             k = U(columns[e])
-            g = less_entries(work[k], entries, columns, work, U(ptr[k]), U(ptr[k + ONE]))
+            g = less_later_entries(work[k], entries, columns, work, U(ptr[k]), U(ptr[k + ONE]), first)
             work[k] = g
             pivot -= g * g
         if not pivot > SMALLEST_PIVOT * whole:
