@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -89,6 +90,12 @@ class System:
         """Names of the layouts that products and true residuals are made with."""
         exact = cpu.layout_name(self.exact)
         return (cpu.layout_name(self.layout) if columns == 1 else exact), exact
+
+    def factored(self, preconditioner: Factored) -> System:
+        """The same matrix in the same layouts, with a preconditioner that factors."""
+        system = copy.copy(self)
+        system.preconditioner, system.kind, system.exponent_m = preconditioner, "factor", -preconditioner.exponent
+        return system
 
     def without_sweeps(self) -> System:
         """The same, with a preconditioner that factors treated as any other."""
