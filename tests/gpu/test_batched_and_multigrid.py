@@ -166,6 +166,20 @@ def rows_of(A, xp):
     return CSR(xp.asarray(A.indptr.astype(np.uint32)), xp.asarray(A.indices.astype(np.uint32)), xp.asarray(A.data))
 
 
+@pytest.mark.parametrize("form", ["csr", "dia", "dense"])
+def test_products_with_a_matrix_do_not_wait_for_the_device(emulated, monkeypatch, form):
+    from . import standin
+
+    A = cgopt.operators.DeviceMatrix(standin.csr_matrix(sp.csr_matrix(cgopt.gallery.poisson(9))), format=form)
+    x, out = emulated.ones(9, np.float64), emulated.zeros(9, np.float64)
+    for operator in (A, cgopt.operators.Damped(A, 0.5), cgopt.preconditioners.Chebyshev(A)):
+        assert operator.capturable
+        operator.matvec(x, out=out)
+        monkeypatch.setattr(standin.Launches, "recording", [])
+        operator.matvec(x, out=out)
+        monkeypatch.setattr(standin.Launches, "recording", None)
+
+
 def test_what_cannot_be_recorded_is_sent_as_it_is(emulated, monkeypatch):
     from . import standin
 

@@ -1,5 +1,8 @@
 // Products by rows. LANES threads of a warp share a row: one for short rows and diagonals, a whole warp for long ones.
 // Matrix entries are read once a product, and say so, which leaves the caches to the vectors.
+//
+// Memory answers some hundred cycles after it is asked, so each thread asks for much at once: for entries of ROWS rows,
+// or of AT_ONCE diagonals, before it uses the first of them. A row's entries are added up in the same order either way.
 
 #if LAYOUT == CSR
 
@@ -7,14 +10,31 @@
 #define MATRIX Matrix{indptr, indices, data}
 
 struct Matrix {
+    static constexpr u32 ROWS = 4;
     const u32 *indptr, *indices;
     const value* data;
 
-    template <class Use>
-    __device__ void part_of_row(u64 i, u32 lane, u64, Use use) const
+    // use(r, a, column) for what this thread has of each row i[r]; those from n on are none
+    template <u32 R, class Use>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Use use) const
     {
-        const u32 end = indptr[i + 1];
-        for (u32 j = indptr[i] + lane; j < end; j += LANES) use((real)__ldcs(data + j), (u64)__ldcs(indices + j));
+        u32 j[R], end[R], column[R];
+        value a[R];
+        for (u32 r = 0; r < R; ++r) {
+            j[r] = i[r] < n ? indptr[i[r]] + lane : 0;
+            end[r] = i[r] < n ? indptr[i[r] + 1] : 0;
+        }
+        for (bool more = true; more;) {
+            for (u32 r = 0; r < R; ++r)
+                if (j[r] < end[r]) column[r] = __ldcs(indices + j[r]), a[r] = __ldcs(data + j[r]);
+            more = false;
+            for (u32 r = 0; r < R; ++r)
+                if (j[r] < end[r]) {
+                    use(r, (real)a[r], (u64)column[r]);
+                    j[r] += LANES;
+                    more = more || j[r] < end[r];
+                }
+        }
     }
 };
 
@@ -24,16 +44,25 @@ struct Matrix {
 #define MATRIX Matrix{offsets, data, count}
 
 struct Matrix {
+    static constexpr u32 ROWS = 1, AT_ONCE = 8;
     const long long* offsets;
     const value* data;
     u64 count;
 
-    template <class Use>
-    __device__ void part_of_row(u64 i, u32, u64 n, Use use) const
+    template <u32 R, class Use>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32, u64 n, Use use) const
     {
-        for (u64 d = 0; d < count; ++d) {
-            const u64 column = i + (u64)offsets[d];  // to the left of the first it is huge, unsigned as it is
-            if (column < n) use((real)__ldcs(data + d * n + i), column);
+        static_assert(R == 1);
+        for (u64 d = 0; d < count; d += AT_ONCE) {
+            u64 column[AT_ONCE];
+            value a[AT_ONCE];
+            for (u32 k = 0; k < AT_ONCE; ++k) {
+                // to the left of the first it is huge, unsigned as it is
+                column[k] = i[0] < n && d + k < count ? i[0] + (u64)offsets[d + k] : n;
+                a[k] = column[k] < n ? __ldcs(data + (d + k) * n + i[0]) : (value)0;
+            }
+            for (u32 k = 0; k < AT_ONCE; ++k)
+                if (column[k] < n) use(0, (real)a[k], column[k]);
         }
     }
 };
@@ -44,13 +73,19 @@ struct Matrix {
 #define MATRIX Matrix{values, stride}
 
 struct Matrix {
+    static constexpr u32 ROWS = 4;
     const value* values;
     u64 stride;
 
-    template <class Use>
-    __device__ void part_of_row(u64 i, u32 lane, u64 n, Use use) const
+    template <u32 R, class Use>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Use use) const
     {
-        for (u64 j = lane; j < n; j += LANES) use((real)__ldcs(values + i * stride + j), j);
+        for (u64 j = lane; j < n; j += LANES) {
+            value a[R];
+            for (u32 r = 0; r < R; ++r) a[r] = i[r] < n ? __ldcs(values + i[r] * stride + j) : (value)0;
+            for (u32 r = 0; r < R; ++r)
+                if (i[r] < n) use(r, (real)a[r], j);
+        }
     }
 };
 
@@ -62,20 +97,25 @@ template <u32 MOST, class Row>
 __device__ inline void for_rows_of_many(
     const Matrix& A, u64 n, const real* const (&p)[MOST], u32 count, u64 thread, u64 threads, Row row)
 {
-    constexpr u32 PER_WARP = WARP / LANES;
+    constexpr u32 R = MOST == 1 ? Matrix::ROWS : 1;
+    const u64 together = threads / LANES;  // rows that all threads have in hand at once
     const u32 lane = threadIdx.x % LANES, group = threadIdx.x % WARP / LANES;
-    for (u64 first = thread / WARP * PER_WARP; first < n; first += threads / LANES) {
-        const u64 i = first + group;
-        real sums[MOST];
-        for (u32 c = 0; c < MOST; ++c) sums[c] = 0;
-        if (i < n)
-            A.part_of_row(i, lane, n, [&](real a, u64 column) {
-                for (u32 c = 0; c < MOST; ++c)
-                    if (c < count) sums[c] += a * p[c][column];
-            });
-        for (u32 c = 0; c < MOST; ++c)
-            for (u32 d = LANES / 2; d > 0; d /= 2) sums[c] += __shfl_down_sync(ALL_LANES, sums[c], d, LANES);
-        if (i < n && lane == 0) row(i, sums);
+    for (u64 first = thread / WARP * (WARP / LANES); first < n; first += R * together) {
+        u64 i[R];
+        real sums[R][MOST];
+        for (u32 r = 0; r < R; ++r) {
+            i[r] = first + r * together + group;
+            for (u32 c = 0; c < MOST; ++c) sums[r][c] = 0;
+        }
+        A.parts_of_rows(i, lane, n, [&](u32 r, real a, u64 column) {
+            for (u32 c = 0; c < MOST; ++c)
+                if (c < count) sums[r][c] += a * p[c][column];
+        });
+        for (u32 d = LANES / 2; d > 0; d /= 2)
+            for (u32 r = 0; r < R; ++r)
+                for (u32 c = 0; c < MOST; ++c) sums[r][c] += __shfl_down_sync(ALL_LANES, sums[r][c], d, LANES);
+        for (u32 r = 0; r < R; ++r)
+            if (i[r] < n && lane == 0) row(i[r], sums[r]);
     }
 }
 
