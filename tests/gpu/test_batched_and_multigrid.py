@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 import cgopt
 from cgopt.kernels import gpu, loops
-from cgopt.preconditioners import Multigrid, multigrid
+from cgopt.preconditioners import Multigrid, hierarchy
 
 from .test_primitives import Product, device_solve
 
@@ -72,7 +72,7 @@ def test_bad_batches_are_refused(xp):
 @pytest.fixture
 def coarse(monkeypatch):
     """Several levels of a small matrix."""
-    monkeypatch.setattr(multigrid, "COARSEST", 8)
+    monkeypatch.setattr(hierarchy, "COARSEST", 8)
 
 
 def as_matrix(M, n, xp):
