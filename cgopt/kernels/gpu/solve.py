@@ -142,7 +142,7 @@ def _room(w: Work, blocks: int, steps: int) -> _Room:
         room = _Room(
             xp.zeros(6 * blocks, np.float64), xp.zeros(1, np.uint32), xp.zeros((steps, loops.LOG_COLUMNS), np.float64)
         )
-        w.room = room
+        w.room, w.recording = room, None  # which would write to the room before
     return room
 
 
