@@ -2,7 +2,8 @@
 // Matrix entries are read once a product, and say so, which leaves the caches to the vectors.
 //
 // Memory answers some hundred cycles after it is asked, so each thread asks for much at once: for entries of ROWS rows,
-// or of AT_ONCE diagonals, before it uses the first of them. A row's entries are added up in the same order either way.
+// or of AT_ONCE diagonals, then for what they are multiplied by, and only then uses the first of them. A row's entries
+// are added up in the same order either way.
 
 #if LAYOUT == CSR
 
@@ -14,26 +15,31 @@ struct Matrix {
     const u32 *indptr, *indices;
     const value* data;
 
-    // use(r, a, column) for what this thread has of each row i[r]; those from n on are none
-    template <u32 R, class Use>
-    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Use use) const
+    // take(a, column, there) for one entry of each row i[r] at a time, there[r] saying whether this thread has one;
+    // rows from n on have none. Where there is none, the column is 0.
+    template <u32 R, class Take>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Take take) const
     {
-        u32 j[R], end[R], column[R];
-        value a[R];
+        u32 j[R], end[R];
         for (u32 r = 0; r < R; ++r) {
             j[r] = i[r] < n ? indptr[i[r]] + lane : 0;
             end[r] = i[r] < n ? indptr[i[r] + 1] : 0;
         }
         for (bool more = true; more;) {
-            for (u32 r = 0; r < R; ++r)
-                if (j[r] < end[r]) column[r] = __ldcs(indices + j[r]), a[r] = __ldcs(data + j[r]);
+            u64 column[R];
+            value a[R];
+            bool there[R];
+            for (u32 r = 0; r < R; ++r) {
+                there[r] = j[r] < end[r];
+                column[r] = there[r] ? __ldcs(indices + j[r]) : 0;
+                a[r] = there[r] ? __ldcs(data + j[r]) : (value)0;
+            }
+            take(a, column, there);
             more = false;
-            for (u32 r = 0; r < R; ++r)
-                if (j[r] < end[r]) {
-                    use(r, (real)a[r], (u64)column[r]);
-                    j[r] += LANES;
-                    more = more || j[r] < end[r];
-                }
+            for (u32 r = 0; r < R; ++r) {
+                if (there[r]) j[r] += LANES;
+                more = more || j[r] < end[r];
+            }
         }
     }
 };
@@ -49,20 +55,25 @@ struct Matrix {
     const value* data;
     u64 count;
 
-    template <u32 R, class Use>
-    __device__ void parts_of_rows(const u64 (&i)[R], u32, u64 n, Use use) const
+    // The same, for AT_ONCE entries of one row.
+    template <u32 R, class Take>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32, u64 n, Take take) const
     {
         static_assert(R == 1);
+        const bool inside = i[0] < n;
         for (u64 d = 0; d < count; d += AT_ONCE) {
             u64 column[AT_ONCE];
             value a[AT_ONCE];
+            bool there[AT_ONCE];
+            for (u32 k = 0; k < AT_ONCE; ++k) column[k] = i[0] + (u64)offsets[d + k < count ? d + k : 0];
+            for (u32 k = 0; k < AT_ONCE; ++k)
+                a[k] = inside && d + k < count ? __ldcs(data + (d + k) * n + i[0]) : (value)0;
             for (u32 k = 0; k < AT_ONCE; ++k) {
                 // to the left of the first it is huge, unsigned as it is
-                column[k] = i[0] < n && d + k < count ? i[0] + (u64)offsets[d + k] : n;
-                a[k] = column[k] < n ? __ldcs(data + (d + k) * n + i[0]) : (value)0;
+                there[k] = inside && d + k < count && column[k] < n;
+                column[k] = there[k] ? column[k] : 0;
             }
-            for (u32 k = 0; k < AT_ONCE; ++k)
-                if (column[k] < n) use(0, (real)a[k], column[k]);
+            take(a, column, there);
         }
     }
 };
@@ -77,14 +88,19 @@ struct Matrix {
     const value* values;
     u64 stride;
 
-    template <u32 R, class Use>
-    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Use use) const
+    template <u32 R, class Take>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Take take) const
     {
         for (u64 j = lane; j < n; j += LANES) {
+            u64 column[R];
             value a[R];
-            for (u32 r = 0; r < R; ++r) a[r] = i[r] < n ? __ldcs(values + i[r] * stride + j) : (value)0;
-            for (u32 r = 0; r < R; ++r)
-                if (i[r] < n) use(r, (real)a[r], j);
+            bool there[R];
+            for (u32 r = 0; r < R; ++r) {
+                there[r] = i[r] < n;
+                column[r] = j;
+                a[r] = there[r] ? __ldcs(values + i[r] * stride + j) : (value)0;
+            }
+            take(a, column, there);
         }
     }
 };
@@ -107,9 +123,15 @@ __device__ inline void for_rows_of_many(
             i[r] = first + r * together + group;
             for (u32 c = 0; c < MOST; ++c) sums[r][c] = 0;
         }
-        A.parts_of_rows(i, lane, n, [&](u32 r, real a, u64 column) {
-            for (u32 c = 0; c < MOST; ++c)
-                if (c < count) sums[r][c] += a * p[c][column];
+        A.parts_of_rows(i, lane, n, [&](const auto& a, const auto& column, const auto& there) {
+            constexpr u32 K = sizeof(there) / sizeof(there[0]);
+            for (u32 c = 0; c < MOST; ++c) {
+                if (c >= count) break;
+                real v[K];
+                for (u32 k = 0; k < K; ++k) v[k] = p[c][column[k]];
+                for (u32 k = 0; k < K; ++k)
+                    if (there[k]) sums[R == 1 ? 0 : k][c] += (real)a[k] * v[k];
+            }
         });
         for (u32 d = LANES / 2; d > 0; d /= 2)
             for (u32 r = 0; r < R; ++r)
