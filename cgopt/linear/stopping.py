@@ -139,7 +139,7 @@ class Listeners:
         self.progress, _ = check_callback(progress, "progress")
         self.each_iteration = self.callback is not None
         self.any = self.each_iteration or self.progress is not None
-        self.stride: int | None = None  # iterations between two calls of `stop`; None is for as many as are efficient
+        self.stride: int | None = None  # `stop` is called at every multiple of it, and where that is efficient
         self._next = 0.0
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:

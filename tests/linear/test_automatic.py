@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import cgopt
-from cgopt.linear import lanczos
+from cgopt.linear import lanczos, workspace
 from cgopt.linear.automatic import iterations_left
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
@@ -71,6 +71,17 @@ def test_a_callback_sees_every_iteration_and_may_stop():
         raise StopIteration
 
     assert cgopt.cg(A, b, M="auto", callback=stop).status.name == "STOPPED"
+
+
+def test_large_systems_are_looked_at_as_often(monkeypatch):
+    """They give the outside world its turn more often than every fifteen iterations, which must not shift the looks."""
+    A, b = hard()
+    alone = cgopt.CGSolver(A, M="auto")
+    expected = alone.solve(b, rtol=1e-9)
+    monkeypatch.setattr(workspace, "SLICE_BYTES", 7 * alone.bytes_per_iteration)
+    solver = cgopt.CGSolver(A, M="auto")
+    assert np.array_equal(solver.solve(b, rtol=1e-9).x, expected.x)
+    assert solver.choice == alone.choice == "left Jacobi: its condition number still grew after 30 iterations"
 
 
 def test_many_right_hand_sides_are_tried_with_one():
