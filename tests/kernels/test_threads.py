@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cgopt.kernels import cpu
+from cgopt.kernels.cpu import placement, updates
 
 
 @given(st.lists(st.integers(0, 10**5), min_size=1, max_size=300), st.integers(1, 5))
@@ -25,3 +29,26 @@ def test_one_row_with_nearly_all_entries(heavy):
     lengths[heavy] = 10**6
     indptr = np.append(0, np.cumsum(lengths))
     assert cpu.share_rows(640, int(indptr[-1]), indptr, threads=2).bounds.size == 3
+
+
+def test_a_team_keeps_off_its_callers_core():
+    if not placement.KNOWN or len(os.sched_getaffinity(0)) < 2 or cpu.max_num_threads() < 2:
+        pytest.skip("one core, or a system on which threads cannot be placed")
+    own, x = os.sched_getaffinity(0), np.ones(1000)
+    work = cpu.share_rows(1000, 10**6, threads=2)
+    seen = []
+
+    def solve():
+        assert cpu.run(updates.dot, work, x, x, work) == 1000.0
+        team = placement.placement.team
+        assert threading.get_native_id() not in team
+        for thread in team:
+            assert os.sched_getaffinity(thread) == own - {placement.placement.avoided}
+        seen.append(team)
+
+    for _ in range(2):  # each thread that calls has a team of its own
+        caller = threading.Thread(target=solve)
+        caller.start()
+        caller.join()
+    assert [len(team) for team in seen] == 2 * [cpu.max_num_threads() - 1]
+    assert os.sched_getaffinity(0) == own

@@ -17,10 +17,12 @@ import numpy as np
 from numba.np.ufunc.parallel import _launch_threads
 
 from ..layouts import HalfCSR, Work
+from .placement import placement
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
 SUMS = 8  # partial sums per chunk: one cache line
+SPINS = 1000  # looks that a thread takes before it sleeps: some 40 microseconds
 
 _threads: int | None = None
 _forked = False
@@ -148,23 +150,26 @@ def _parts(n: int, work: int, threads: int | None) -> int:
 
 
 def _start_team() -> None:
-    """Start numba's threads, such that those with nothing to do sleep instead of spinning.
+    """Start numba's threads, such that those with nothing to do spin for some microseconds and then sleep.
 
-    Between two passes GNU's OpenMP spins by default, and where another program wants the core, the pass that everybody
+    By default GNU's OpenMP spins for milliseconds, and where another program wants the core, the pass that everybody
     waits for does not get it: 35 ms an iteration became 0.7 ms (10^5 unknowns, two cores, two other busy processes).
-    On a quiet machine the difference is 4 microseconds an iteration. The library reads the variable once, when it is
-    loaded; what the user has set stays.
+    Threads that sleep at once take longer to wake than a pass takes, where a virtual machine gives idle cores away; two
+    that wait for each other then never catch up. What they spin has to outlast a wake (docs/performance.md has the
+    times). The library reads the variables once, when it is loaded; what the user has set stays.
     """
     global _started
     _started = True
-    given = os.environ.get("OMP_WAIT_POLICY")
-    if given is None:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}
+    if not wanted.keys() & os.environ.keys():
+        os.environ.update(wanted)
+    else:
+        wanted = {}
     try:
         _launch_threads()
     finally:
-        if given is None:
-            del os.environ["OMP_WAIT_POLICY"]
+        for name in wanted:
+            del os.environ[name]
 
 
 def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
@@ -174,6 +179,7 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
     try:
         if not _started:
             _start_team()
+        placement.keep_off(max_num_threads())
         return kernel[1](*args)
     finally:
         _team.release()
