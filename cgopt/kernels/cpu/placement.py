@@ -1,9 +1,11 @@
-"""Where the threads of a team run: not on the core of the thread that calls them.
+"""Whether and where the threads of a team run: where a second core is free, not on that of the thread that calls them.
 
 Linux wakes a thread on a core that is idle, if it knows of one. In a virtual machine it may not: the host has taken
 the idle core away, and what sleeps is woken on the core of the thread that wakes it. Two threads then take turns on one
 core until the balancer parts them, which is milliseconds later, or never where both sleep now and then. So the threads
 of a team are told, before they are called, to keep off the core of the thread that calls.
+
+And where other programs have all cores but one, threads that wait for each other lose more than they gain.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,12 @@ try:
     KNOWN = hasattr(_library, "gettid") and hasattr(os, "sched_setaffinity")
 except (AttributeError, OSError, TypeError):  # not Linux
     KNOWN = False
+try:
+    _LOAD = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+except (AttributeError, OSError):
+    _LOAD = -1
+AGAIN = 1e-3  # seconds between two looks at what else runs
+RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
 
 _gettid = types.ExternalFunction("gettid", types.int32())
 
@@ -64,4 +73,26 @@ class Placement(threading.local):
             self.team = []
 
 
+class Crowd:
+    """What else wants the machine's cores, by the number of threads that run or could; unknown beside Linux."""
+
+    def __init__(self) -> None:
+        self.free, self._next, self._ended = True, 0.0, 0.0
+
+    def second_core_is_free(self, threads: int) -> bool:
+        """Whether other programs leave two cores or more; looked at a thousand times a second at the most."""
+        now = time.monotonic()
+        if _LOAD >= 0 and now >= self._next:
+            self._next = now + AGAIN
+            runnable = int(os.pread(_LOAD, 64, 0).split()[3].partition(b"/")[0])
+            own = threads if now - self._ended < RESTLESS else 1
+            self.free = (os.cpu_count() or 1) - (runnable - own) >= 2
+        return self.free
+
+    def note_end(self) -> None:
+        """A team has just ended its work."""
+        self._ended = time.monotonic()
+
+
 placement = Placement()
+crowd = Crowd()

@@ -2,12 +2,14 @@
 
 A solve is cut into as many chunks of rows as there are threads (one if it is small). Whether the chunks then run
 on threads or one after the other changes no sum, so each case where threads would be wrong simply runs serial:
-in a forked child (OpenMP terminates it), and while another solve of this process has the threads (two teams on
-the same cores slow each other down, and numba's portable thread pool aborts on concurrent calls).
+in a forked child (OpenMP terminates it), while another solve of this process has the threads (two teams on the same
+cores slow each other down, and numba's portable thread pool aborts on concurrent calls), and while other programs have
+all cores but one.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from numba.np.ufunc.parallel import _launch_threads
 
 from ..layouts import HalfCSR, Work
-from .placement import placement
+from .placement import crowd, placement
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
@@ -136,11 +138,17 @@ def share_half(A: HalfCSR, dtype: Any, threads: int | None = None) -> Work:
     """
     n = A.diagonal.shape[0]
     work = share_rows(n, 2 * A.data.size, A.indptr, threads=threads)
-    window = 0  # columns before a chunk's first row, down to the smallest
-    for low, high in zip(work.bounds[1:-1], work.bounds[2:], strict=True):
-        starts = A.indptr[low:high][A.indptr[low:high] < A.indptr[low + 1 : high + 1]]
-        window = max(window, int(low) - int(A.indices[starts].min(initial=low)))
-    return work._replace(spill=np.zeros((work.sums.shape[0], window), dtype))
+    reach = back_reach(A.indptr, A.indices, work.bounds)
+    return work._replace(spill=np.zeros((work.sums.shape[0], reach), dtype))
+
+
+def back_reach(indptr: Any, indices: Any, bounds: Any) -> int:
+    """How far, in columns that rise in each row, chunks reach back over the rows before their own."""
+    reach = 0
+    for low, high in itertools.pairwise(bounds[1:]):
+        starts = indptr[low:high][indptr[low:high] < indptr[low + 1 : high + 1]]
+        reach = max(reach, int(low) - int(indices[starts].min(initial=low)))
+    return reach
 
 
 def _parts(n: int, work: int, threads: int | None) -> int:
@@ -177,9 +185,14 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
     if w.sums.shape[0] == 1 or _forked or not _team.acquire(blocking=False):
         return kernel[0](*args)
     try:
+        threads = max_num_threads()
+        if not crowd.second_core_is_free(threads):
+            return kernel[0](*args)
         if not _started:
             _start_team()
-        placement.keep_off(max_num_threads())
-        return kernel[1](*args)
+        placement.keep_off(threads)
+        out = kernel[1](*args)
+        crowd.note_end()
+        return out
     finally:
         _team.release()
