@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays import Array, first_nonfinite, on_device, real_view
 from ..kernels import cpu, gpu, loops
-from ..kernels.layouts import DenseLower, HalfCSR
+from ..kernels.layouts import DenseLower, HalfCSR, HalfDIA
 from ..operators import MatrixOperator, Operator, Scaled, formats
 from ..operators.check import require_hermitian
 from ..operators.device import DeviceMatrix, extreme_exponent, times_power_of_two
@@ -58,7 +58,8 @@ class System:
             self.exact, self.exponent = operator.layout, operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
             self.shares = operator.shares
-        self.threads = cpu.get_num_threads()
+        diagonal = isinstance(self.exact, HalfDIA) and self.exact.offsets.size == 0
+        self.threads = 1 if diagonal else cpu.get_num_threads()  # (few iterations are not worth waking a thread for)
         self.kind = "python"
         if preconditioner is None:
             self.kind = "identity"
@@ -71,8 +72,8 @@ class System:
             self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent
         self.layout, self.rounded = self.exact, None
         if isinstance(operator, MatrixOperator) and self.kind != "eisenstat":  # whose sweeps make the product
-            self.layout = formats.for_loop(operator.layout, operator.wanted)
-            if not isinstance(self.layout, HalfCSR):
+            self.layout = operator.for_loop()
+            if operator.half is None:
                 self.exact = self.layout
             self.rounded = formats.rounded(self.layout) if operator.wanted == "float32" else None
         # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
@@ -134,10 +135,11 @@ class System:
 
 
 def checked_system(operator: Operator, preconditioner: Operator | None, check: bool) -> System:
-    """A system whose parts were found Hermitian, by two products with each; unchecked if not `check`."""
+    """A system whose parts were found Hermitian, entry by entry or by two products; unchecked if not `check`."""
     norm, exponent, exponent_m = 0.0, 0, None
     if check and operator.shape[0] > 0:
-        norm, exponent = require_hermitian(operator, "A")
+        if not (isinstance(operator, MatrixOperator) and operator.symmetric):
+            norm, exponent = require_hermitian(operator, "A")
         fixed = not getattr(preconditioner, "varies", False)  # what varies is no one matrix that could be Hermitian
         if preconditioner is not None and fixed and not isinstance(preconditioner, Jacobi | Factored):
             exponent_m = require_hermitian(preconditioner, "M")[1] + getattr(preconditioner, "exponent", 0)

@@ -24,6 +24,7 @@ from .placement import crowd, placement
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
 SUMS = 8  # partial sums per chunk: one cache line
+NO_SPILL = np.zeros((1, 0))
 SPINS = 1000  # looks that a thread takes before it sleeps: some 40 microseconds
 
 _threads: int | None = None
@@ -97,8 +98,10 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
         By default what `get_num_threads` says.
     """
     parts = _parts(n, (entries + 4 * n) * columns, threads)
+    if parts == 1:
+        return Work(np.array((0, n)), np.zeros((1, max(SUMS, 2 * columns))), NO_SPILL)
     bounds = np.linspace(0, n, parts + 1).astype(np.int64)
-    if indptr is not None and parts > 1:
+    if indptr is not None:
         total = float(indptr[n]) + 6.0 * n
         candidates = np.arange(0, n + 1, ALIGN)
         work = indptr[candidates].astype(np.float64) + 6.0 * candidates
