@@ -169,7 +169,7 @@ class Workspace:
         # otherwise fall on the same cache sets.
         line = 64 // dtype.itemsize
         if columns == 1:
-            self.V: Array = np.zeros((4, ((n // line + 1) | 1) * line), dtype)
+            self.V: Array = np.empty((4, ((n // line + 1) | 1) * line), dtype)
             self.s = np.zeros(loops.SCALARS)
         else:
             self.V = np.zeros((5, columns, n), dtype)  # the fifth is b, system by system
@@ -196,7 +196,9 @@ class Workspace:
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner
         if isinstance(M, Jacobi):
-            inverse = np.ldexp(M.inverse_diagonal, M.exponent + system.exponent_m).astype(self.Vr.dtype)
+            exponent = M.exponent + system.exponent_m
+            inverse = np.ldexp(M.inverse_diagonal, exponent) if exponent else M.inverse_diagonal
+            inverse = inverse.astype(self.Vr.dtype, copy=False)
             return np.repeat(inverse, 2) if doubled else inverse
         if isinstance(M, Factored) and self.kind in cpu.SWEEPING:
             return M.with_workspace(self.dtype, take_product=self.kind == "eisenstat")

@@ -72,7 +72,8 @@ def to_half_dia(A: CSR, offsets: Array, found: Inspected | None) -> HalfDIA | No
     above = offsets[count + 1 :].copy()
     if found is not None:
         half = HalfDIA(above, np.zeros((count, n), A.data.dtype), found.diagonal)
-        cpu.fill_half_dia(A.indptr, A.indices, A.data, above, half.data)
+        if count:
+            cpu.fill_half_dia(A.indptr, A.indices, A.data, above, half.data)
         return half
     data = to_dia(A, offsets).data  # rows may be unsorted, with entries that add up
     for k, offset in enumerate(offsets[count:]):
@@ -204,6 +205,18 @@ def inspect(A: CSR, wanted: str | None, pattern: Pattern) -> Inspected | None:
         return Inspected(norm, bad_row, diagonal, None)
     rows, columns, values = half
     return Inspected(norm, bad_row, diagonal, HalfCSR(rows, columns[: rows[n]], values[: rows[n]], diagonal))
+
+
+def look(A: CSR, wanted: str | None) -> tuple[Pattern, Inspected | None]:
+    """Look at the pattern and the values; at the values first of what may be a diagonal, which these then show."""
+    n = A.indptr.size - 1
+    if wanted is None and A.data.size == n >= WORTH_SEARCHING:
+        main = Pattern(n, np.zeros(1, np.int64))
+        found = inspect(A, wanted, main)
+        if found is not None and found.bad_row < 0:  # n positive entries on the diagonal: all there are
+            return main, found
+    pattern = look_at_pattern(A, wanted)
+    return pattern, inspect(A, wanted, pattern)
 
 
 def worth_halving(A: CSR, wanted: str | None) -> bool:

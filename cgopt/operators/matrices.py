@@ -99,12 +99,11 @@ class MatrixOperator(Operator):
 
     def _store_sparse(self, rows: CSR, format: str | None, name: str) -> None:
         """Choose a layout for compressed rows, by one look at the pattern and one at the values."""
-        pattern = formats.look_at_pattern(rows, format)
-        found = formats.inspect(rows, format, pattern)
+        pattern, found = formats.look(rows, format)
         # The largest entry lies between the largest sum of a row and its n-th part.
         if found is None or self._extreme(found.norm) or self._extreme(found.norm / max(1, self.shape[0])):
             rows = self._scanned(rows, name)
-            found = formats.inspect(rows, format, pattern) if self.exponent else found
+            pattern, found = formats.look(rows, format) if self.exponent else (pattern, found)
         if found is not None:
             self.norm_bound, self.bad_row, self._diagonal = float(found.norm), int(found.bad_row), found.diagonal
             self.symmetric = True

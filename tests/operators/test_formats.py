@@ -213,3 +213,11 @@ def test_a_diagonal_matrix_is_solved_at_once():
     assert result.iterations == 1
     assert type(solver.preconditioner).__name__ == "Jacobi"
     np.testing.assert_allclose(result.x, 1.0 / A.diagonal(), rtol=1e-12)
+
+
+def test_as_many_entries_as_rows_need_not_be_a_diagonal():
+    n = 2000
+    A = sp.csr_array(np.fliplr(np.eye(n)))
+    x = np.random.default_rng(36).standard_normal(n)
+    np.testing.assert_array_equal(MatrixOperator(A) @ x, x[::-1])
+    assert MatrixOperator(A).bad_row == 0
