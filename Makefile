@@ -80,13 +80,15 @@ learn-autoencoder: $(call extra,test) ## Hessian-free against Adam, NAG and L-BF
 learn-recurrent: $(call extra,test) ## Hessian-free against NAG on long delays; may be stopped, goes on (ARGS='--minutes 30')
 	@$(bin)/python -m benchmarks.recurrent $(ARGS)
 
-# CuPy for the CUDA version of the machine: make test-gpu CUDA=cuda12
-CUDA ?= cuda13
+# CuPy for the CUDA version that the machine's driver speaks; to say it oneself: make test-gpu CUDA=cuda12
+ifneq ($(filter test-gpu bench-gpu,$(MAKECMDGOALS)),)
+CUDA ?= $(if $(findstring CUDA Version: 12,$(shell nvidia-smi 2>/dev/null)),cuda12,cuda13)
+endif
 
-test-gpu: $(call extra,$(CUDA)) $(call extra,test) ## the tests of the GPU backend on the GPU
+test-gpu: $(call extra,$(CUDA)) $(call extra,test-gpu) ## the tests of the GPU backend on the GPU
 	@$(bin)/python -m tests.gpu $(ARGS)
 
-bench-gpu: $(call extra,$(CUDA)) $(call extra,bench) ## the GPU backend beside CuPy's solver and the device's own rates
+bench-gpu: $(call extra,$(CUDA)) ## the GPU backend beside CuPy's solver and the device's own rates
 	@$(bin)/python -m benchmarks.gpu $(ARGS)
 
 lint-gpu: $(call extra,test) ## compile the GPU kernels (no GPU needed); registers and spills of each

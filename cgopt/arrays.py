@@ -89,6 +89,13 @@ def as_array_there(a: Any, name: str) -> Any:
     return as_device_array(a, name) if on_device(a) else as_array(a, name)
 
 
+def filled(shape: tuple[int, ...], v: Any, dtype: Any, like: Any) -> Any:
+    """An array of v where another lies. (NumPy's `full` with `like` sends CuPy's a `device` that it does not know.)"""
+    out = np.empty(shape, dtype, like=like)
+    out.fill(v)
+    return out
+
+
 def copied(a: Any) -> Any:
     """A copy of an array where it lies."""
     return a.copy() if gpu.is_array(a) else np.array(a)
@@ -164,10 +171,9 @@ def like(x: Array, model: Any) -> Any:
     """`x` as an array of the library that `model` belongs to, without a copy."""
     if not is_foreign(model) or type(model) is type(x):
         return x
-    library = sys.modules[type(model).__module__.partition(".")[0]]
-    if hasattr(library, "from_dlpack"):
-        return library.from_dlpack(x)
-    return library.dlpack.from_dlpack(x)  # jax before its array-API release
+    if hasattr(model, "__array_namespace__"):  # (jax's arrays say that they are of jaxlib)
+        return model.__array_namespace__().from_dlpack(x)
+    return sys.modules[type(model).__module__.partition(".")[0]].from_dlpack(x)
 
 
 def supported_dtype(dtype: Any, name: str) -> np.dtype[Any]:

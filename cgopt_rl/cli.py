@@ -39,15 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return DONE
     except (Refused, ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         print(f"cgopt-rl: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         print("cgopt-rl: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        return DONE
 
 
 def _dispatch(words: list[str]) -> int:
@@ -57,6 +57,9 @@ def _dispatch(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         raise Refused(unknown("command", words[0], COMMANDS))
     command = COMMANDS[words[0]]
+    if words[0] == "train" and words[1:2] in (["-h"], ["--help"]):
+        print(_train_usage())
+        return DONE
     try:
         request: Any = train_request(words[1:]) if command is Train else _parse(command, words[0], words[1:])
     except SystemExit as end:  # tyro has printed its help, or what is wrong
@@ -146,7 +149,7 @@ def train_request(words: list[str]) -> Any:
     """The request of ``cgopt-rl train``: the options shown and their defaults depend on algorithm and environment."""
     known = algorithms()
     if not words or words[0].startswith("-"):
-        raise Refused(f"cgopt-rl train ALGORITHM --env ID --steps N [options]; algorithms: {', '.join(known)}")
+        raise Refused(f"name the algorithm first\n{_train_usage()}")
     name, words = words[0], words[1:]
     if name not in known:
         raise Refused(unknown("algorithm", name, known))
@@ -169,6 +172,15 @@ def train_request(words: list[str]) -> Any:
             return _train(known[name], request.train, request.options)
 
     return Request()
+
+
+def _train_usage() -> str:
+    lines = (
+        "usage: cgopt-rl train ALGORITHM --env ID --steps N [options]",
+        f"algorithms: {', '.join(algorithms())}",
+        "cgopt-rl train ALGORITHM --env ID --help tells the options, with the preset's values for that environment.",
+    )
+    return "\n".join(lines)
 
 
 def _train(algorithm: Any, request: Train, options: Any) -> int:
@@ -217,6 +229,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise Refused(f"there is no file {path}; --config takes a TOML file of options") from error
     except tomllib.TOMLDecodeError as error:
         raise Refused(f"{path} is not TOML: {error}") from error
 
@@ -373,10 +387,11 @@ class List:
         from .envs import COMPILED
         from .presets import presets
 
+        width = max(map(len, algorithms()))
         for name, algorithm in algorithms().items():
-            print(f"{name:<12} {(algorithm.__doc__ or '').splitlines()[0]}")
+            print(f"{name:<{width}} {(algorithm.__doc__ or '').splitlines()[0]}")
             for env in presets(name):
-                print(f"{'':<12}   preset for {env}")
+                print(f"{'':<{width}}   preset for {env}")
         print("\nCompiled environments (Gymnasium's have the same names without cgopt/):")
         for env in COMPILED:
             print(f"  {env}")

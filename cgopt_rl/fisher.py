@@ -73,7 +73,7 @@ class FactoredFisher(Operator):
 
     def __init__(self, linearization: Any, head: Any, extra: Array, weights: Array) -> None:
         network, theta = linearization.network, linearization.theta
-        self.blocks, self.inputs = network.blocks, linearization.inputs
+        self._inputs = tuple(linearization.inputs)
         self.dtype = np.dtype(theta.dtype)
         self.behind = head.extra_fisher(extra).astype(self.dtype)
         self.n_network = network.n
@@ -82,37 +82,31 @@ class FactoredFisher(Operator):
         # Back, all columns at once: B[l] is (columns, N, units of layer l).
         delta = head.fisher_columns(linearization.output, extra).astype(self.dtype)
         delta *= np.sqrt(weights).astype(self.dtype)[:, None]
-        self.B: list[Array] = []
-        for layer in range(len(self.blocks) - 1, -1, -1):
+        B: list[Array] = []
+        for layer in range(len(network.blocks) - 1, -1, -1):
             slope = linearization.slopes[layer]
             if slope is not None:
                 delta *= slope
-            self.B.insert(0, delta)
+            B.insert(0, delta)
             if layer:
-                W = self.blocks[layer].of(theta)[:-1]
+                W = network.blocks[layer].of(theta)[:-1]
                 delta = (delta.reshape(-1, W.shape[1]) @ W.T).reshape(len(delta), N, -1)
-        self._u = np.empty(self.B[0].shape[:2], self.dtype)
-        self._T = [np.empty((N, block.units), self.dtype) for block in self.blocks]
+        self._B = tuple(B)
 
     def _matvec(self, x: Array, out: Array) -> None:
-        n, u = self.n_network, self._u
-        v = np.ascontiguousarray(x[:n], self.dtype)
-        u[...] = 0
-        for h1, block, B, T in zip(self.inputs, self.blocks, self.B, self._T, strict=True):
-            np.matmul(h1, block.of(v), out=T)
-            kernels.contract(T, B, u)
-        for h1, block, B, T in zip(self.inputs, self.blocks, self.B, self._T, strict=True):
-            kernels.spread(u, B, T)
-            np.matmul(h1.T, T, out=block.of(out))
+        n = self.n_network
+        kernels.product(self._inputs, self._B, np.ascontiguousarray(x[:n], self.dtype), out[:n])
         np.multiply(self.behind, x[n:], out=out[n:])
 
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept between products."""
-        return sum(a.nbytes for a in (*self.inputs, *self.B, *self._T, self._u))
+        return sum(a.nbytes for a in (*self._inputs, *self._B))
 
     def __repr__(self) -> str:
-        return f"FactoredFisher({self.shape[0]} parameters, {self._u.shape[1]} states, {self._u.shape[0]} columns)"
+        return (
+            f"FactoredFisher({self.shape[0]} parameters, {self._B[0].shape[1]} states, {self._B[0].shape[0]} columns)"
+        )
 
 
 def fisher(linearization: Any, head: Any, extra: Array, weights: Array) -> Operator:

@@ -1,6 +1,7 @@
 """What on-policy algorithms share: a round is a batch of experience, one policy step, and a fit of the value network.
 
-Advantages are of the values before the fit.
+Advantages are of the values before the fit. So the fit and the policy's step know nothing of each other, nor does the
+next batch of experience know of the fit: it runs on a thread beside both, until the next advantages are due.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import abstractmethod
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -80,8 +81,22 @@ class OnPolicy(Algorithm):
         c = self.config
         self.policy = Policy(self.env.n_inputs, self.env.action_space, c.net_arch, c.activation, c.log_std_init)
         self.theta = self.policy.init(self.rng)
-        self.value = ValueFunction(self.env.n_inputs, c.net_arch, c.activation, self.rng)
+        self._value = ValueFunction(self.env.n_inputs, c.net_arch, c.activation, self.rng)
+        self._fit: Future[None] | None = None
         self.collector = Collector(self.env, self.policy, c.n_steps, self._seed(ACTIONS))
+
+    @property
+    def value(self) -> ValueFunction:
+        """The value network, after the fit that may be at work."""
+        if self._fit is not None:
+            self._fit.result()
+        return self._value
+
+    def _run(self, *arguments: Any) -> Self:
+        with ThreadPoolExecutor(max_workers=1) as self._beside:
+            super()._run(*arguments)
+            self.value  # noqa: B018  (an error of the last fit is raised here)
+        return self
 
     def _start(self, seed: np.random.SeedSequence) -> None:
         self.collector.reset(seed)
@@ -96,7 +111,6 @@ class OnPolicy(Algorithm):
         require_finite(batch, self.env.id)
 
         ended = batch.terminated | batch.truncated
-        metrics = self._note_episodes(batch.rewards, ended, batch.valid)
         rewards = self._scaled_rewards(batch.rewards, ended)
         advantages, values = estimate_advantages(batch, rewards, self.value, norm, c.gamma, c.gae_lambda)
 
@@ -105,13 +119,9 @@ class OnPolicy(Algorithm):
         actions = self.collector.actions.reshape(valid.size, -1)[valid]
         A, V = advantages.reshape(-1)[valid], values.reshape(-1)[valid]
         targets = A + V
-        if c.normalize_advantage:
-            A = standardized(A)
-        # The policy's step and the value network's fit know nothing of each other: they run side by side.
-        with ThreadPoolExecutor(max_workers=1) as side:
-            fit = side.submit(self._fit_value, obs, targets)
-            metrics |= self._policy_step(obs, actions, A)
-            fit.result()
+        self._fit = self._beside.submit(self._fit_value, obs, targets, int(self.rng.integers(2**63)))
+        metrics = self._note_episodes(batch.rewards, ended, batch.valid)
+        metrics |= self._policy_step(obs, actions, standardized(A) if c.normalize_advantage else A)
         if self.observations is not None:
             self.observations.update(batch.raw.reshape(valid.size, -1)[valid])
         return metrics | {
@@ -120,12 +130,12 @@ class OnPolicy(Algorithm):
             "update_seconds": clock() - begin - rollout,
         }
 
-    def _fit_value(self, obs: Array, targets: Array) -> None:
+    def _fit_value(self, obs: Array, targets: Array, seed: int) -> None:
         c = self.config
         if c.value_fit == "adam":
-            self.value.fit_adam(obs, targets, c.n_critic_updates, c.batch_size, c.learning_rate)
+            self._value.fit_adam(obs, targets, c.n_critic_updates, c.batch_size, c.learning_rate, seed)
         else:
-            self.value.fit_gauss_newton(obs, targets, c.n_critic_updates, 10)
+            self._value.fit_gauss_newton(obs, targets, c.n_critic_updates, 10)
 
     @abstractmethod
     def _policy_step(self, obs: Array, actions: Array, advantages: Array) -> dict[str, float]:

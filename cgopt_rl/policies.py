@@ -21,7 +21,8 @@ from cgopt.nn import DiagonalCurvature, OutputCurvature, SoftmaxCurvature
 from cgopt.operators import Operator
 
 from .fisher import fisher
-from .kernels import policies as elementwise
+from .kernels import dense
+from .kernels import policies as rows
 from .kernels import rollouts as kernels
 
 Array = npt.NDArray[Any]
@@ -48,7 +49,7 @@ class Categorical:
         """log pi(a | s), (N,), for actions (N, choices)."""
         total = np.zeros(Z.shape[0])
         for k, part in enumerate(self.slices):
-            total += np.take_along_axis(log_softmax(Z[:, part]), actions[:, k : k + 1], axis=1)[:, 0]
+            total += log_softmax(Z[:, part])[np.arange(Z.shape[0]), actions[:, k]]
         return total
 
     def log_prob_gradient(self, Z: Array, extra: Array, actions: Array, weights: Array) -> tuple[Array, Array]:
@@ -56,9 +57,7 @@ class Categorical:
         gradient = np.empty_like(Z)
         for k, part in enumerate(self.slices):
             p = np.exp(log_softmax(Z[:, part]))
-            np.put_along_axis(
-                p, actions[:, k : k + 1], np.take_along_axis(p, actions[:, k : k + 1], axis=1) - 1.0, axis=1
-            )
+            p[np.arange(p.shape[0]), actions[:, k]] -= 1.0
             gradient[:, part] = -weights[:, None] * p  # w (1[a] - p)
         return gradient, np.empty(0)
 
@@ -67,7 +66,7 @@ class Categorical:
         total = np.zeros(Z.shape[0])
         for part in self.slices:
             old, new = log_softmax(Z_old[:, part]), log_softmax(Z[:, part])
-            total += np.sum(np.exp(old) * (old - new), axis=1)
+            total += row_sums(np.exp(old) * (old - new))
         return total
 
     def entropy(self, Z: Array, extra: Array) -> Array:
@@ -75,7 +74,7 @@ class Categorical:
         total = np.zeros(Z.shape[0])
         for part in self.slices:
             logs = log_softmax(Z[:, part])
-            total -= np.sum(np.exp(logs) * logs, axis=1)
+            total -= row_sums(np.exp(logs) * logs)
         return total
 
     def fisher(self, Z: Array, extra: Array, weights: Array) -> OutputCurvature:
@@ -254,7 +253,7 @@ class Policy:
 
     def outputs(self, theta: Array, obs: Array) -> Array:
         """The network's outputs, (N, outputs)."""
-        return self.network.forward(self.split(theta)[0], obs)
+        return batch_outputs(self.network, self.activation, self.split(theta)[0], obs)
 
     def log_prob(self, theta: Array, obs: Array, actions: Array) -> Array:
         """log pi(a | s), (N,) float64."""
@@ -300,8 +299,26 @@ def orthogonal_start(network: Any, rng: np.random.Generator, last: float, dtype:
     return theta
 
 
+def batch_outputs(network: Any, activation: str, theta: Array, obs: Array) -> Array:
+    """The outputs of `cgopt.nn.MLP` for a batch: compiled, with the rollouts' own tanh, where theta is float32."""
+    if theta.dtype != np.float32:
+        return network.forward(theta, obs)  # type: ignore[no-any-return]
+    out = np.empty((obs.shape[0], network.n_outputs), np.float32)
+    sizes = np.array(network.sizes, np.int64)
+    dense.outputs(sizes, kernels.ACTIVATIONS[activation], theta, np.ascontiguousarray(obs, np.float32), out)
+    return out
+
+
 def log_softmax(Z: Array) -> Array:
     """log of the softmax of each row, (N, k), in float64."""
-    out = np.empty(Z.shape)
-    elementwise.log_softmax(Z, out)
+    logs = np.empty(Z.shape)
+    rows.shift(Z, logs)
+    rows.subtract(np.log(row_sums(np.exp(logs))), logs)  # z - max z - log(sum exp(z - max z))
+    return logs
+
+
+def row_sums(A: Array) -> Array:
+    """The sum of each row of (N, k)."""
+    out = np.empty(A.shape[0])
+    rows.row_sums(A, out)
     return out

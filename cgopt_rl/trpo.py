@@ -87,7 +87,7 @@ class Problem:
         self.weights = even(obs) if weights is None else weights
         network, self.extra = policy.split(theta)
         self.at = policy.network.linearize(network, obs)
-        self.Z = self.at.output.copy()
+        self.Z = policy.outputs(theta, obs)  # as in `evaluate`: at theta the ratio is exactly 1
         self.log_prob = policy.head.log_prob(self.Z, self.extra, actions)
 
     def gradient(self) -> Array:
@@ -110,8 +110,7 @@ class Problem:
 
     def evaluate(self, theta: Array) -> tuple[float, float]:
         """``L(theta) - L(theta_old)`` and the mean KL(old || new), both over the whole batch."""
-        network, extra = self.policy.split(theta)
-        Z = self.policy.network.forward(network, self.obs)
+        Z, extra = self.policy.outputs(theta, self.obs), self.policy.split(theta)[1]
         head = self.policy.head
         with np.errstate(over="ignore", invalid="ignore"):  # a step too long may overflow; it is then refused
             log_ratio = head.log_prob(Z, extra, self.actions) - self.log_prob

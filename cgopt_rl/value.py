@@ -11,9 +11,9 @@ import cgopt
 from cgopt.operators import Damped, GaussNewton
 
 from .kernels import fit
-from .kernels.dense import dense, optimizer
+from .kernels.dense import optimizer
 from .kernels.rollouts import ACTIVATIONS
-from .policies import orthogonal_start
+from .policies import batch_outputs, orthogonal_start
 
 Array = npt.NDArray[Any]
 LOSS = cgopt.nn.SquaredError()
@@ -28,26 +28,28 @@ class ValueFunction:
     hidden : sequence of int
     activation : str
     rng : numpy.random.Generator
-        For the start, and for shuffling.
+        For the start.
     """
 
     def __init__(self, n_inputs: int, hidden: Any, activation: str, rng: np.random.Generator) -> None:
         self.network = cgopt.nn.MLP([n_inputs, *hidden, 1], activation=activation)
-        self.activation, self.rng = activation, rng
+        self.activation = activation
         self.theta = orthogonal_start(self.network, rng, 1.0, np.float32)
         self.optimizer = optimizer(self.theta)
         self.damping = 1.0
 
     def __call__(self, obs: Array) -> Array:
         """Values (N,) of observations (N, d)."""
-        return self.network.forward(self.theta, obs)[:, 0]
+        return batch_outputs(self.network, self.activation, self.theta, obs)[:, 0]
 
-    def fit_adam(self, obs: Array, targets: Array, epochs: int, batch_size: int, learning_rate: float) -> None:
-        """Adam on the mean squared error, in shuffled minibatches (Kingma and Ba 2015)."""
-        orders = np.stack([self.rng.permutation(obs.shape[0]) for _ in range(epochs)])
+    def fit_adam(
+        self, obs: Array, targets: Array, epochs: int, batch_size: int, learning_rate: float, seed: int
+    ) -> None:
+        """Adam on the mean squared error, in minibatches shuffled by `seed` (Kingma and Ba 2015)."""
+        orders = shuffles(seed, epochs, obs.shape[0])
         size = min(batch_size, obs.shape[0])
-        net = dense(self.network.sizes, ACTIVATIONS[self.activation], min(fit.BLOCK, size))
-        fit.fit_adam(self.optimizer, net, obs, targets.astype(np.float32), orders, size, learning_rate)
+        sizes, activation = np.array(self.network.sizes, np.int64), ACTIVATIONS[self.activation]
+        fit.fit_adam(self.optimizer, sizes, activation, obs, targets.astype(np.float32), orders, size, learning_rate)
 
     def fit_gauss_newton(self, obs: Array, targets: Array, steps: int, iterations: int) -> None:
         """Damped Gauss-Newton steps on half the mean squared error, all samples at once.
@@ -88,6 +90,13 @@ class ValueFunction:
         for kept, name in ((self.theta, "theta"), (adam.m, "m"), (adam.v, "v")):
             kept[...] = arrays[name]
         adam.t[0], self.damping = int(arrays["numbers"][0]), float(arrays["numbers"][1])
+
+
+def shuffles(seed: int, epochs: int, n: int) -> Array:
+    """The whole numbers below n in random order, anew in each epoch: (epochs, n)."""
+    orders = np.empty((epochs, n), np.int64)
+    fit.shuffles(orders, np.uint64(seed))
+    return orders
 
 
 def explained_variance(values: Array, targets: Array) -> float:

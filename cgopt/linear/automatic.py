@@ -1,9 +1,17 @@
 """``M="auto"``: Jacobi for as long as it is likely to be the cheapest, then what suits the matrix.
 
 How hard a system is shows in the iterations, not in the matrix's pattern. So a solve begins with Jacobi, which costs
-nothing to set up. From the rate at which the residual falls it is foretold how many iterations are left; as soon as
-these would cost more than setting up a better preconditioner, that is done (`cgopt.preconditioners.choose.choose`), and
-the solve goes on from where it is. A solver that has chosen keeps its choice.
+nothing to set up, and looks now and then at what its own coefficients tell:
+
+* As long as the smallest Ritz value falls, there are smaller eigenvalues that the iteration has not found yet, and the
+  residual will fall more slowly once it has: the end is far, whatever the rate so far. (The Ritz values are those of
+  Lanczos' matrix, see `cgopt.linear.lanczos`; for a Laplacian the root of the smallest falls like one over the
+  iterations. The norm of that matrix's inverse stands for it.)
+* Once it stands still, the rate holds or improves, and tells how many iterations are left.
+
+Where the end is far, a better preconditioner is set up (`cgopt.preconditioners.choose.choose`), and the solve goes on
+from where it is. A solver that has chosen keeps its choice. Only numbers of iterations decide, no times: the same input
+gives the same bits.
 """
 
 from __future__ import annotations
@@ -16,45 +24,63 @@ import numpy as np
 
 from ..arrays import Array
 from ..kernels import loops
+from ..preconditioners.choose import Patience
 from ..status import Status
+from .lanczos import inverse_norm
 from .one import solve_one
 from .result import CGResult
 from .stopping import Goal, Listeners
 from .workspace import System, Workspace
 
-LOOK = 10  # iterations between two looks at the rate
-FIRST_LOOK = 30  # and before the first
-RECENT = 0.7  # share of the iterations made that the rate is taken after
+LOOK = 15  # iterations between two looks
+EARLIER = 2 / 3  # share of the iterations made that they are compared with
+GROWTH = 1.25  # of the square root of the condition number since then, from which the smallest Ritz value falls still
 
 
 class Trial(Listeners):
-    """Listens to a solve by Jacobi, and ends it when more than `afforded` iterations would be made.
+    """Listens to a solve by Jacobi, and ends it when something else is likely to be faster.
+
+    Parameters
+    ----------
+    others : Listeners
+    patience : Patience
+        How long to stay.
 
     Attributes
     ----------
-    gave_up : bool
-        Whether it was this that ended the solve.
+    gave_up : str
+        Why it was this that ended the solve; empty if it was not.
     """
 
-    def __init__(self, others: Listeners, afforded: int) -> None:
-        self.others, self.afforded, self.gave_up = others, afforded, False
+    def __init__(self, others: Listeners, patience: Patience) -> None:
+        self.others, self.patience, self.gave_up = others, patience, ""
         self.each_iteration, self.any, self.stride = others.each_iteration, True, LOOK
-        self._seen: list[tuple[int, float]] = []
+        self._logs: list[Array] = []
 
-    def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any, unit: int) -> bool:
-        """Tell the others, then look at the rate of the last third of the iterations made."""
-        if self.others.any and self.others.stop(x, shift, iteration, last, target, exponent, unit):
+    def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
+        """Tell the others, then look at the last third of the iterations made."""
+        self._logs.append(log)
+        if self.others.any and self.others.stop(x, shift, iteration, log, target, exponent, unit):
             return True
-        if iteration % LOOK:
+        if iteration % LOOK or iteration < self.patience.first_look:
             return False
-        now = float(last[0, loops.LOG_RR])
-        self._seen.append((iteration, now))
-        earlier = [seen for seen in self._seen if seen[0] <= RECENT * iteration]
-        if iteration < FIRST_LOOK or now <= target or not earlier:
+        self._logs = [np.concatenate(self._logs)]
+        norms, earlier = self._logs[0][:, loops.LOG_RR], round(EARLIER * iteration)
+        if norms[-1] <= target:
             return False
-        past, before = earlier[-1]
-        self.gave_up = iteration + iterations_left(past, before, iteration, now, target) > self.afforded
-        return self.gave_up
+        if self.patience.eager and self._growth(earlier) > GROWTH:
+            self.gave_up = f"its condition number still grew after {iteration} iterations"
+            return True
+        left = iterations_left(earlier, norms[earlier - 1], iteration, norms[-1], target)
+        if iteration + left > self.patience.afforded:
+            self.gave_up = f"more than {self.patience.afforded} iterations were foretold after {iteration}"
+        return bool(self.gave_up)
+
+    def _growth(self, earlier: int) -> float:
+        """How many times larger the root of the condition number is seen to be than it was earlier."""
+        alpha, beta = self._logs[0][:, loops.LOG_ALPHA], self._logs[0][:, loops.LOG_BETA]
+        before = inverse_norm(alpha[:earlier], beta[:earlier])
+        return math.sqrt(inverse_norm(alpha, beta) / before) if before > 0.0 else 0.0
 
 
 def iterations_left(past: int, before: float, iteration: int, now: float, target: float) -> float:
@@ -69,12 +95,12 @@ def iterations_left(past: int, before: float, iteration: int, now: float, target
 def solve_automatically(
     system: System,
     space: Workspace,
-    switch: Callable[[], tuple[System, Workspace] | None],
+    switch: Callable[[str], tuple[System, Workspace]],
     b: Array,
     start: Array | None,
     goal: Goal,
     listeners: Listeners,
-    afforded: int,
+    patience: Patience,
 ) -> CGResult:
     """Solve with Jacobi; if that takes too long, go on with another preconditioner.
 
@@ -83,25 +109,23 @@ def solve_automatically(
     system, space
         With Jacobi.
     switch : callable
-        Sets up the better preconditioner, and gives the system and workspace with it.
+        Is told why, sets up the better preconditioner, and gives the system and workspace with it.
     b, start, goal, listeners
         As for `cgopt.linear.one.solve_one`.
-    afforded : int
-        Iterations of Jacobi that setting up the better one costs.
+    patience : Patience
+        How long to stay with Jacobi.
 
     Returns
     -------
     CGResult
         Its history is that of both parts; what its coefficients tell (condition, Ritz values) is of the second.
     """
-    trial = Trial(listeners, afforded)
+    trial = Trial(listeners, patience)
     first = solve_one(system, space, b, start, goal, trial)
     if not trial.gave_up or first.status is not Status.STOPPED:
         return first
-    chosen = switch()
     rest = goal._replace(maxiter=goal.maxiter - first.iterations)
-    if chosen is None or rest.maxiter <= 0:
-        return solve_one(system, space, b, first.x, rest, listeners) if rest.maxiter > 0 else first
+    chosen = switch(trial.gave_up)
     second = solve_one(*chosen, b, first.x, rest, listeners)
     return joined(first, second)
 

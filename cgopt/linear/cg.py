@@ -29,8 +29,8 @@ from ..arrays import (
 from ..kernels.layouts import HalfCSR
 from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from ..operators.ordering import small_bandwidth
-from ..preconditioners import as_preconditioner
-from ..preconditioners.choose import choose, cost_of_choice, worth_choosing
+from ..preconditioners import Factored, as_preconditioner
+from ..preconditioners.choose import choose, patience, worth_choosing
 from .automatic import Trial, solve_automatically
 from .many import solve_many
 from .one import solve_one
@@ -75,6 +75,8 @@ class CGSolver:
     operator : Operator
     preconditioner : Operator or None
         With `reorder`, in the order that is solved in.
+    choice : str
+        With ``M="auto"``, why the preconditioner is what it is.
     bytes_per_iteration : int
         Memory traffic of one iteration by our own count (a store to a line that was not read counts twice).
 
@@ -115,6 +117,7 @@ class CGSolver:
             M = None  # A is not positive definite: solve() will say so, whatever M is
         # With "auto", Jacobi until a solve shows that something else would pay
         self._undecided = isinstance(M, str) and M.lower() == "auto" and worth_choosing(self._solved)
+        self.choice = "Jacobi until a solve is slow" if self._undecided else ""
         self._check = check
         self.preconditioner = as_preconditioner("jacobi" if self._undecided else M, self._solved)
         self._system = checked_system(self._solved, self.preconditioner, check)
@@ -212,8 +215,8 @@ class CGSolver:
                 if self._undecided:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
-                    afforded = cost_of_choice(self._solved)
-                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, afforded)
+                    stay = patience(self._solved)
+                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, stay)
                 elif many:
                     space_for = functools.partial(self._workspace, dtype)
                     result = solve_many(self._system, space_for, rhs, start, goal, listeners)
@@ -280,24 +283,27 @@ class CGSolver:
             start = start[self._order]
         return start if many else start.reshape(n)
 
-    def _switch(self, dtype: np.dtype[Any]) -> tuple[System, Workspace]:
+    def _switch(self, dtype: np.dtype[Any], why: str) -> tuple[System, Workspace]:
         """Leave Jacobi for what suits the matrix."""
-        self._undecided = False
+        self._undecided, self.choice = False, f"left Jacobi: {why}"
         self.preconditioner = choose(self._solved)
-        self._system = checked_system(self._solved, self.preconditioner, self._check)
+        if isinstance(self.preconditioner, Factored):
+            self._system = self._system.factored(self.preconditioner)
+        else:
+            self._system = checked_system(self._solved, self.preconditioner, self._check)
         self._spaces.clear()
         return self._system, self._workspace(dtype, 1)
 
     def _decide(self, rhs: Array, goal: Goal) -> None:
         """Choose before a solve that cannot change its mind on the way: by a trial with one right-hand side."""
         column = np.ascontiguousarray(rhs if rhs.ndim == 1 else rhs[:, np.argmax(np.abs(rhs).max(axis=0))])
-        trial = Trial(Listeners(None, None), cost_of_choice(self._solved))
+        trial = Trial(Listeners(None, None), patience(self._solved))
         residual_goal = Goal(goal.rtol, goal.atol, goal.maxiter)
         solve_one(self._system, self._workspace(rhs.dtype, 1), column, None, residual_goal, trial)
         if trial.gave_up:
-            self._switch(rhs.dtype)
+            self._switch(rhs.dtype, trial.gave_up)
         else:
-            self._undecided = False
+            self._undecided, self.choice = False, "stayed with Jacobi: a trial with one right-hand side was fast"
 
     def _workspace(self, dtype: np.dtype[Any], columns: int) -> Workspace:
         space = self._spaces.get((dtype, columns))
@@ -311,7 +317,10 @@ class CGSolver:
         halved = ", loop reads half of the rows" if isinstance(self._system.layout, HalfCSR) else ""
         halved += ", loop reads values rounded to fp32" if self._system.rounded is not None else ""
         order = ", reordered" if self._order is not None else ""
-        return f"CGSolver({self._solved!r}{order}{halved}, M={self.preconditioner!r}, {self.nbytes / 1e6:.3g} MB)"
+        chosen = f" ({self.choice})" if self.choice else ""
+        return (
+            f"CGSolver({self._solved!r}{order}{halved}, M={self.preconditioner!r}{chosen}, {self.nbytes / 1e6:.3g} MB)"
+        )
 
 
 def cg(

@@ -76,6 +76,23 @@ def ritz_values(alpha: Array, beta: Array, *, extreme: bool = False) -> Array:
     return np.array(ends)
 
 
+def inverse_norm(alpha: Array, beta: Array) -> float:
+    """Frobenius norm of the inverse of Lanczos' matrix, in as many operations as there are iterations.
+
+    It is that of the inverses of all Ritz values, so mostly that of the smallest. CG factors ``T = L D L'`` as it goes,
+    with ``D = 1 / alpha`` and L unit bidiagonal, so that with ``w_j = beta_0 ... beta_{j-1}``
+
+        (T^-1)_ij = sum_{k >= max(i, j)} alpha_k w_k / sqrt(w_i w_j)
+
+    but for signs. Not a number if the iteration was restarted.
+    """
+    weight = np.append(1.0, np.cumprod(beta[:-1]))
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = 1.0 / weight
+        tail = np.cumsum((alpha * weight)[::-1])[::-1]
+        return float(np.sqrt(np.sum(tail**2 * inverse * (2.0 * np.cumsum(inverse) - inverse))))
+
+
 def condition_estimate(alpha: Array, beta: Array) -> float:
     """Ratio of the extreme Ritz values: a lower bound of the condition number, NaN without an iteration."""
     ends = ritz_values(alpha, beta, extreme=True)

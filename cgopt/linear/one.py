@@ -129,7 +129,7 @@ def solve_one(
         if (
             listeners.any
             and done
-            and listeners.stop(x, shift, iterations, logs[-1][-1:], target, exponent, system.ritz_exponent)
+            and listeners.stop(x, shift, iterations, logs[-1], target, exponent, system.ritz_exponent)
         ):
             code = loops.STOPPED if code == loops.RUNNING else code
         if error_goal is not None and done and code in (loops.RUNNING, loops.MAXITER, loops.STAGNATED):

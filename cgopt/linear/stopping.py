@@ -147,15 +147,15 @@ class Listeners:
         self.stride: int | None = None  # iterations between two calls of `stop`; None is for as many as are efficient
         self._next = 0.0
 
-    def stop(self, x: Array, shift: Any, iteration: int, last: Array, target: Any, exponent: Any, unit: int) -> bool:
+    def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell them; whether the callback asked for the end.
 
         Parameters
         ----------
         x : (n,) or (n, k) array
             The iterate as solved for; the user's is ``2**shift x``.
-        last : (1, LOG_COLUMNS) or (k, LOG_COLUMNS) array
-            The last row of the log.
+        log : (steps, LOG_COLUMNS) or (k, LOG_COLUMNS) array
+            The log since the last call, or of several systems the last row of each.
         target : float or (k,) array
             Square of the norm to reach, of ``2**exponent b``.
         unit : int
@@ -171,6 +171,7 @@ class Listeners:
         shown = x.view()
         if isinstance(shown, np.ndarray):
             shown.flags.writeable = False
+        last = log[-1:] if x.ndim == 1 else log
         with np.errstate(over="ignore", under="ignore"):
             norms = np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.asarray(exponent))
             targets = np.ldexp(np.sqrt(target), -np.asarray(exponent))

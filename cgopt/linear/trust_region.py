@@ -122,7 +122,8 @@ def trust_region_cg(
         Iterations allowed; by default 10 n, n for "gltr".
     certify : bool
         For "gltr": look, with some more products, whether a curvature below ``-lambda`` hides in directions that g does
-        not reach (the hard case). Without it the step is the minimiser over what g reaches.
+        not reach (the hard case). Without it the step is the minimiser over what g reaches. For "steihaug": when the
+        iterations run out, compute `residual_norm` from d, with one more product. Without it, it is the recurrence's.
     check : bool
         Test with two products that A (and M) is symmetric.
 
@@ -181,7 +182,7 @@ def trust_region_cg(
         limit = min(limit, gradient.size)
         result = _gltr(system, space, gradient, float(radius), rtol, limit, certify)
     else:
-        result = _steihaug(system, space, gradient, float(radius), rtol, limit)
+        result = _steihaug(system, space, gradient, float(radius), rtol, limit, certify)
     return _as_given(result, g)
 
 
@@ -206,7 +207,7 @@ class _Scales:
 
 
 def _steihaug(
-    system: System, space: Workspace, g: Array, radius: float, rtol: float, maxiter: int
+    system: System, space: Workspace, g: Array, radius: float, rtol: float, maxiter: int, certify: bool
 ) -> TrustRegionResult:
     n, w, s, V = system.n, space.work, space.s, space.V
     d = np.zeros(n, space.dtype)
@@ -228,7 +229,7 @@ def _steihaug(
         if code == loops.AGAIN and iterations:
             s[loops.DP] = float(np.dot(d.astype(np.float64), r))  # d'Pp = d'r for p = M r
         stride = min(space.slice, maxiter - iterations)
-        last = iterations + stride == maxiter
+        last = certify and iterations + stride == maxiter
         code, done = steps(
             w,
             system.layout,
@@ -248,7 +249,7 @@ def _steihaug(
             last,
         )
         iterations += done
-        if code == loops.AGAIN and iterations == maxiter:
+        if code in (loops.RUNNING, loops.AGAIN) and iterations == maxiter:
             code = loops.MAXITER
     direction = None
     if code == loops.NEGATIVE_CURVATURE:

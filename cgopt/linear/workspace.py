@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -40,6 +41,8 @@ class System:
         First row with a diagonal entry that is not positive, or -1.
     """
 
+    MATRIX: Any = MatrixOperator
+
     def __init__(
         self,
         operator: Operator,
@@ -49,35 +52,45 @@ class System:
         exponent_m: int | None,
     ) -> None:
         self.operator, self.preconditioner = operator, preconditioner
-        self.n = operator.shape[0]
-        self.dtype = operator.dtype
+        self.n, self.dtype = operator.shape[0], operator.dtype
         self.exact: Any = Scaled(operator, 2.0**exponent) if exponent else operator
         self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
-        self.shares: tuple[int, int, Any] = (self.n, 0, None)  # a product in Python: vector passes only
-        if isinstance(operator, MatrixOperator):
+        if isinstance(operator, self.MATRIX):
             self.exact, self.exponent = operator.layout, operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
-            self.shares = operator.shares
+        self.layout = self.exact
+        self.rounded: Any = None
+        # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
+        self.exponent_m = -self.exponent if exponent_m is None else exponent_m
+        self.kind = self._kind_of(preconditioner)
+        self._prepare()
+
+    def _kind_of(self, M: Operator | None) -> str:
+        """The kind of the preconditioner, some of which bring their exponent with them."""
+        if isinstance(M, Jacobi):
+            stored = M.inverse_diagonal
+            largest = float(stored.max()) if stored.size else 0.0
+            self.exponent_m = -M.exponent + extreme_exponent(largest, stored.dtype)
+            return "diagonal"
+        if isinstance(M, Factored):
+            self.exponent_m = -M.exponent
+            return "eisenstat" if M.eisenstat is not None and M.operator.same_matrix(self.operator) else "factor"
+        return "identity" if M is None else "python"
+
+    def _prepare(self) -> None:
+        """How rows are shared out, and the layouts that the loop is given."""
+        operator = self.operator
         diagonal = isinstance(self.exact, HalfDIA) and self.exact.offsets.size == 0
         self.threads = 1 if diagonal else cpu.get_num_threads()  # (few iterations are not worth waking a thread for)
-        self.kind = "python"
-        if preconditioner is None:
-            self.kind = "identity"
-        elif isinstance(preconditioner, Jacobi):
-            self.kind = "diagonal"
-            stored = preconditioner.inverse_diagonal
-            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max(initial=0.0)), stored.dtype)
-        elif isinstance(preconditioner, Factored):
-            own = preconditioner.eisenstat is not None and preconditioner.operator.same_matrix(operator)
-            self.kind, exponent_m = "eisenstat" if own else "factor", -preconditioner.exponent
-        self.layout, self.rounded = self.exact, None
-        if isinstance(operator, MatrixOperator) and self.kind != "eisenstat":  # whose sweeps make the product
+        self.shares: tuple[int, int, Any] = (self.n, 0, None)  # a product in Python: vector passes only
+        if not isinstance(operator, MatrixOperator):
+            return
+        self.shares = operator.shares
+        if self.kind != "eisenstat":  # whose sweeps make the product
             self.layout = operator.for_loop()
             if operator.half is None:
                 self.exact = self.layout
             self.rounded = formats.rounded(self.layout) if operator.wanted == "float32" else None
-        # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
-        self.exponent_m = -self.exponent if exponent_m is None else exponent_m
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +103,12 @@ class System:
         """Names of the layouts that products and true residuals are made with."""
         exact = cpu.layout_name(self.exact)
         return (cpu.layout_name(self.layout) if columns == 1 else exact), exact
+
+    def factored(self, preconditioner: Factored) -> System:
+        """The same matrix in the same layouts, with a preconditioner that factors."""
+        system = copy.copy(self)
+        system.preconditioner, system.kind, system.exponent_m = preconditioner, "factor", -preconditioner.exponent
+        return system
 
     def without_sweeps(self) -> System:
         """The same, with a preconditioner that factors treated as any other."""
@@ -306,31 +325,16 @@ class DeviceSystem(System):
         What the preconditioner is: with all but the last, and a matrix, a solve is launches of one kernel.
     """
 
-    def __init__(
-        self,
-        operator: Operator,
-        preconditioner: Operator | None,
-        norm_estimate: float,
-        exponent: int,
-        exponent_m: int | None,
-    ) -> None:
-        self.operator, self.preconditioner = operator, preconditioner
-        self.n, self.dtype = operator.shape[0], operator.dtype
-        self.exponent, self.norm, self.bad_row = exponent, norm_estimate, -1
-        self.exact: Any = Scaled(operator, 2.0**exponent) if exponent else operator
-        if isinstance(operator, DeviceMatrix):
-            self.exact, self.exponent = operator.layout, operator.exponent
-            self.norm, self.bad_row = operator.norm_bound, operator.bad_row
-        self.layout, self.rounded = self.exact, None
-        self.kind = "identity" if preconditioner is None else "python"
-        if isinstance(preconditioner, Jacobi):
-            self.kind = "diagonal"
-            stored = preconditioner.inverse_diagonal
-            exponent_m = -preconditioner.exponent + extreme_exponent(float(stored.max()), stored.dtype)
-        elif isinstance(preconditioner, Chebyshev) and preconditioner.operator is operator:
-            if isinstance(operator, DeviceMatrix):
-                self.kind, exponent_m = "chebyshev", -self.exponent
-        self.exponent_m = -self.exponent if exponent_m is None else exponent_m
+    MATRIX: Any = DeviceMatrix
+
+    def _kind_of(self, M: Operator | None) -> str:
+        if isinstance(M, Chebyshev) and M.operator is self.operator and isinstance(self.operator, DeviceMatrix):
+            self.exponent_m = -self.exponent
+            return "chebyshev"
+        return super()._kind_of(M)
+
+    def _prepare(self) -> None:
+        """The loop multiplies by what there is."""
 
     def formats(self, columns: int) -> tuple[str, str]:
         """Names of the layout, twice: products and true residuals are made with the same."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import real_number
-from ..arrays import Array, as_array_there, contiguous, kernels_for, on_device, require_together
+from ..arrays import Array, as_array_there, contiguous, filled, kernels_for, on_device, require_together
 from .network import require_finite
 
 Weights = Array | None
@@ -344,7 +344,8 @@ def _checked_weights(Z: Array, weights: Any) -> Weights:
     if weights.ndim == 0 or weights.shape != Z.shape[: weights.ndim] or weights.ndim >= Z.ndim:
         raise ValueError(f"weights must have shape ({Z.shape[0]},)" + _or_steps(Z) + f", got {weights.shape}")
     require_finite(weights, "weights")
-    return weights.reshape(*weights.shape, *(1,) * (Z.ndim - 1 - weights.ndim)) * np.ones(Z.shape[:-1], Z.dtype, like=Z)
+    all_of = filled(Z.shape[:-1], 1.0, Z.dtype, like=Z)
+    return weights.reshape(*weights.shape, *(1,) * (Z.ndim - 1 - weights.ndim)) * all_of
 
 
 def _or_steps(Z: Array) -> str:
@@ -354,4 +355,4 @@ def _or_steps(Z: Array) -> str:
 def _scale(Z: Array, weights: Weights) -> Array:
     """weights / samples, with the outputs' number of axes."""
     one = Z.dtype.type(1.0 / Z.shape[0])
-    return np.full((1,) * Z.ndim, one, like=Z) if weights is None else weights[..., None] * one
+    return filled((1,) * Z.ndim, one, Z.dtype, like=Z) if weights is None else weights[..., None] * one

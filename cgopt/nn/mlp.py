@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..arguments import whole_number
-from ..arrays import Array, as_device_array, kernels_for, require_together
+from ..arrays import Array, as_device_array, filled, kernels_for, require_together
 from ..kernels import gpu
 from .activations import CODES, Activation, as_activation
 from .network import Block, Network, as_direction, as_inputs, as_output_direction, lay_out, require_buffer
@@ -202,7 +202,7 @@ class MLPLinearization:
         N, dtype = self.samples, self.dtype
         self._kernels = kernels_for(theta)
         # Rows [h 1] of every layer's input, and f'(a) of every layer's units.
-        self._h1 = [np.ones((N, block.rows), dtype, like=theta) for block in network.blocks]
+        self._h1 = [filled((N, block.rows), 1.0, dtype, like=theta) for block in network.blocks]
         self._d = [
             None if f is None else np.empty((N, block.units), dtype, like=theta)
             for block, f in zip(network.blocks, network.activations, strict=True)

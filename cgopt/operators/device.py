@@ -14,6 +14,7 @@ from ..kernels.layouts import CSR, Dense
 from .base import Operator
 
 MOST_DIAGONALS = 64
+MOST_ENTRIES = 2**32 - 64  # numbers of 32 bits, and the steps of a warp beyond the last
 WORTH_NARROWING = 100_000  # stored values above which reading them in single precision, where that is exact, pays
 FORMATS = ("csr", "dia", "dense")
 
@@ -172,8 +173,8 @@ def _rows(A: Any, name: str) -> CSR:
     else:
         A = A.tocsr()
         parts = [A.indptr, A.indices, A.data]
-    if parts[2].size >= 2**32:
-        raise ValueError(f"{name} has {parts[2].size} stored entries; on the GPU there may be at most 2**32")
+    if parts[2].size >= MOST_ENTRIES:
+        raise ValueError(f"{name} has {parts[2].size} stored entries; on the GPU there must be fewer than 2**32")
     dtype = supported_dtype(parts[2].dtype, name)
     if dtype.kind == "c":
         raise TypeError(f"{name} is complex, which is solved for in host memory only: pass {name}.get()")

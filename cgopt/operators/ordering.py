@@ -13,9 +13,8 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import CSR
 
-WORTH_CUTTING = 8_000  # rows below which two threads would spend their time waiting for each other
 UNEVEN = 1.2  # times the mean work that a part may have
-MOST_SEPARATORS = 0.06  # share of the rows that may be separators, which one thread works off alone
+MOST_SEPARATORS = 0.12  # share of rows (of entries, in a given order) in separators, which one thread works off alone
 
 
 # A factor has little fill if it has no more than so many times the entries of A's lower triangle after this share of
@@ -63,13 +62,18 @@ def dissect(A: CSR, parts: int) -> Dissection:
     """
     n = A.indptr.size - 1
     natural = np.arange(n, dtype=A.indices.dtype)
-    if parts > 1 and n >= WORTH_CUTTING:
+    if parts > 1 and _worth_cutting(A):
         found = _cut(A, natural, parts)
         if found is None:
             found = _cut(A, small_bandwidth(A), parts)
         if found is not None:
             return found
     return Dissection(natural, np.array([0, n]))
+
+
+def _worth_cutting(A: CSR) -> bool:
+    """Whether a sweep takes longer than threads take to wait for each other."""
+    return A.data.size + 4 * (A.indptr.size - 1) >= cpu.threads.SMALL
 
 
 def little_fill(A: CSR, parts: int) -> tuple[Dissection, Array] | None:
@@ -103,7 +107,7 @@ def little_fill(A: CSR, parts: int) -> tuple[Dissection, Array] | None:
     if 0.5 * (room**2.0).sum() > LITTLE_WORK * A.data.size:
         return None
     found = None
-    if parts > 1 and n >= WORTH_CUTTING:
+    if parts > 1 and _worth_cutting(A):
         found = _branches(room, up, place, last, held, parts)
     if found is None:
         return Dissection(order.astype(A.indices.dtype), np.array([0, n])), room
@@ -171,8 +175,8 @@ def _cut(A: CSR, order: Array, parts: int) -> Dissection | None:
     bounds = np.linspace(0, n, parts + 1).astype(np.int64)
     separator = np.zeros(n, np.bool_)
     cpu.factorization.mark_separators(A.indptr, A.indices, order, inverse, bounds, separator)
-    count = int(np.count_nonzero(separator))
-    if count > MOST_SEPARATORS * n:
+    linking = order[separator]
+    if (A.indptr[linking + 1] - A.indptr[linking]).sum() > MOST_SEPARATORS * A.data.size:
         return None
     pieces, ends = [], [0]
     for t in range(parts):

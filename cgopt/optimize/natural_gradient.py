@@ -87,7 +87,7 @@ def aim(F: Operator, g: Array, *, bound: float, damping: float, maxiter: int, rt
     if not g.any():
         return Aim(None, StepStatus.NO_GRADIENT)
     # From zero, as the minimiser of 1/2 d'(F + lam I)d + g'd; without a boundary, because the length comes next.
-    solution = trust_region_cg(Damped(F, damping), g, np.inf, rtol=rtol, maxiter=maxiter, check=False)
+    solution = trust_region_cg(Damped(F, damping), g, np.inf, rtol=rtol, maxiter=maxiter, certify=False, check=False)
     d = np.asarray(solution.x, np.float64)
     ended = (solution.iterations, solution.status.name)
     dFd = 2.0 * solution.model_decrease  # CG's iterates have d'((F + lam I)d + g) = 0: the decrease is half of d'(..)d

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,13 +32,37 @@ NAMES: dict[str, type[Preconditioner]] = {
 
 ON_DEVICE = (Jacobi, Chebyshev, Multigrid)  # those that run on a GPU
 
-GRID = 300_000  # unknowns from which multigrid overtakes a factorisation on grids and their like
-SHORT_ROWS = 10  # entries a row, on average, up to which a matrix may be of a grid
+GRID, GRID_ON_DIAGONALS = 100_000, 300_000  # unknowns from which multigrid overtakes a factorisation on Laplacians
+LARGE = 300_000  # and on other matrices with short rows
+SHORT_ROWS, FAIRLY_SHORT_ROWS = 10, 15  # entries a row, on average, up to which a matrix may be of a grid
+FIRST_LOOK, EARLY_LOOK = 30, 15  # iterations; the early one where the change costs little, or is as good as certain
+# Entries, a row counting as eight, that are gone over before the first look: setting up anything takes some tenths of a
+# millisecond, a hundred iterations of a system with a few hundred unknowns.
+WORTH_LOOKING = 400_000
+LONG_ROWS = 12  # entries a row from which a factorisation without fill gains much, and takes the time of few products
+
+# Iterations of Jacobi that a solve may be foretold to take. Setting up a threshold factorisation costs 40 to 470 on
+# sixty real matrices, 170 on most; multigrid on a million unknowns 700. Once the condition number stands still,
+# convergence quickens, and what is foretold is two to four times too much.
+AFFORDED, AFFORDED_OF_MULTIGRID, AFFORDED_ONCE_SETTLED = 300, 400, 800
 
 
-# Iterations of Jacobi that setting up what is chosen costs: an incomplete factorisation 40 to 470 on sixty real
-# matrices, 170 on most; twice as many where diagonals make an iteration cheap; multigrid on a million unknowns 700.
-COST, COST_ON_DIAGONALS, COST_OF_MULTIGRID = 200, 400, 600
+class Patience(NamedTuple):
+    """How long Jacobi is stayed with.
+
+    Attributes
+    ----------
+    afforded : int
+        Leave when more iterations than this are foretold.
+    first_look : int
+        Iterations before the first look.
+    eager : bool
+        Leave as soon as the condition number is seen to grow.
+    """
+
+    afforded: int
+    first_look: int
+    eager: bool
 
 
 def worth_choosing(A: Operator) -> bool:
@@ -51,29 +75,58 @@ def worth_choosing(A: Operator) -> bool:
 def choose(A: Any) -> Preconditioner:
     """The preconditioner for a system that Jacobi is too slow for.
 
-    * Multigrid by smoothed aggregation for matrices of 300 000 unknowns and more with no positive entry off the
-      diagonal and at most ten entries a row: Laplacians of grids and graphs. (Its iterations do not grow with n.)
-    * Incomplete Cholesky by threshold for everything else: it was the fastest, or within one and a half times that, on
-      nearly all of the fifty real matrices that the rule was made on (docs/performance.md).
+    * Multigrid by smoothed aggregation for Laplacians of large grids and graphs: no positive entry off the diagonal, at
+      most ten entries a row, and 100 000 unknowns (300 000 where A is stored by diagonals, whose products are cheap);
+      and from 300 000 unknowns on for all that has at most fifteen entries a row. (Its iterations do not grow with n.)
+    * Incomplete Cholesky without fill for rows of more than twelve entries on average, if no pivot breaks down.
+    * Incomplete Cholesky by threshold for everything else.
+
+    One of these was the fastest, or within one and a half times that, on nearly all of the 68 systems that the rule was
+    made on (docs/performance.md).
 
     Parameters
     ----------
     A : MatrixOperator
         Real and sparse.
     """
-    return Multigrid(A) if _is_large_grid(A) else IncompleteCholesky(A)
-
-
-def cost_of_choice(A: Any) -> int:
-    """How many iterations of Jacobi it about costs to set up what `choose` chooses."""
     if _is_large_grid(A):
-        return COST_OF_MULTIGRID
-    return COST_ON_DIAGONALS if A.format in ("dia", "half_dia") else COST
+        return Multigrid(A)
+    if _has_long_rows(A):
+        try:
+            return IncompleteCholesky(A, fill=0, max_shift=0.0)
+        except np.linalg.LinAlgError:  # with a shift it is a poor one: fill serves better
+            pass
+    return IncompleteCholesky(A)
+
+
+def patience(A: Any) -> Patience:
+    """How long to stay with Jacobi, by what `choose` would set up instead."""
+    n, entries, _ = A.shares
+    large, long_rows = _is_large_grid(A), _has_long_rows(A)
+    not_before = WORTH_LOOKING // (entries + 8 * n)
+    if _on_diagonals(A) and not long_rows:  # products cost so little that the rate decides alone
+        return Patience(AFFORDED_OF_MULTIGRID if large else AFFORDED, max(FIRST_LOOK, not_before), eager=False)
+    first_look = EARLY_LOOK if large or long_rows else FIRST_LOOK
+    return Patience(AFFORDED_ONCE_SETTLED, max(first_look, not_before), eager=True)
+
+
+def _on_diagonals(A: Any) -> bool:
+    return A.format in ("dia", "half_dia")
+
+
+def _has_long_rows(A: Any) -> bool:
+    n, entries, _ = A.shares
+    return bool(entries > LONG_ROWS * n)
 
 
 def _is_large_grid(A: Any) -> bool:
+    n = A.shape[0]
+    if n < (GRID_ON_DIAGONALS if _on_diagonals(A) else GRID):
+        return False
     entries, positive = count_entries(A.layout)
-    return bool(A.shape[0] >= GRID and entries <= SHORT_ROWS * A.shape[0] and positive == A.shape[0])
+    if n >= LARGE and entries <= FAIRLY_SHORT_ROWS * n:
+        return True
+    return bool(entries <= SHORT_ROWS * n and positive == n)
 
 
 def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:

@@ -15,7 +15,7 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import Eisenstat, Factor
 from ..operators.ordering import dissect
-from .factored import Factored, transposed, upper_rows
+from .factored import Factored, row_lengths, transposed, triangle_rows
 
 
 class _OwnEntries(Factored):
@@ -25,12 +25,11 @@ class _OwnEntries(Factored):
         start = time.perf_counter()
         rows = self._take_matrix(A)
         order, parts = dissect(rows, cpu.get_num_threads() if threads is None else threads)
-        diagonal = self.operator.stored_diagonal()[order]
-        ptr, columns, values = upper_rows(rows, order)
+        diagonal, ptr, columns, values = triangle_rows(rows, order, upper=True)
         pivots = np.asarray(self._pivots(ptr, columns, values, diagonal), self.dtype)
         weight = np.sqrt(pivots)
         inverse = 1.0 / weight
-        values *= np.repeat(inverse, np.diff(ptr.view(f"i{ptr.itemsize}"))) * inverse[columns]
+        values *= np.repeat(inverse, row_lengths(ptr)) * inverse[columns]
         lower = transposed(ptr[:-1], ptr[1:], columns, values, ptr.dtype)
         nothing, sums = np.empty(0, self.dtype), np.empty((0, 2))
         shift = diagonal / pivots - 1.0  # A = W (L + I + D + L') W

@@ -82,18 +82,17 @@ class Factored(Preconditioner):
         return int(sum(arrays.values()))
 
 
-def upper_rows(A: CSR, order: Array) -> tuple[Array, Array, Array]:
-    """Strict upper triangle of ``P A P'`` by rows, columns ascending."""
-    n = order.size
+def triangle_rows(A: CSR, order: Array, *, upper: bool) -> tuple[Array, Array, Array, Array]:
+    """Diagonal of ``P A P'``, and its strict lower or upper triangle by rows, columns ascending."""
+    n, most = order.size, A.data.size
     inverse = np.empty_like(order)
     inverse[order] = np.arange(n, dtype=order.dtype)
-    diagonal = np.empty(n, A.data.dtype)
-    ptr = np.zeros(n + 1, A.indptr.dtype)
-    columns, values = np.empty(0, A.indices.dtype), np.empty(0, A.data.dtype)
-    count = cpu.factorization.permuted_upper(*A, order, inverse, diagonal, ptr, columns, values)
-    columns, values = np.empty(count, A.indices.dtype), np.empty(count, A.data.dtype)
-    cpu.factorization.permuted_upper(*A, order, inverse, diagonal, ptr, columns, values)
-    return ptr, columns, values
+    diagonal, ptr = np.empty(n, A.data.dtype), np.zeros(n + 1, A.indptr.dtype)
+    # room for all entries, whatever the pattern; what is not written to takes no memory
+    columns, values = np.empty(most, A.indices.dtype), np.empty(most, A.data.dtype)
+    cpu.factorization.triangle_rows(*A, order, inverse, upper, diagonal, ptr, columns, values)
+    count = int(ptr[n])
+    return diagonal, ptr, columns[:count], values[:count]
 
 
 def transposed(start: Array, stop: Array, rows: Array, values: Array, ptr_dtype: Any) -> tuple[Array, Array, Array]:
@@ -102,3 +101,9 @@ def transposed(start: Array, stop: Array, rows: Array, values: Array, ptr_dtype:
     out = (np.zeros(n + 1, ptr_dtype), np.empty(count, rows.dtype), np.empty(count, values.dtype))
     cpu.factorization.transpose(start, stop, rows, values, *out)
     return out
+
+
+def row_lengths(ptr: Array) -> Array:
+    """Entries in each row."""
+    lengths: Array = np.diff(ptr.view(f"i{ptr.itemsize}"))
+    return lengths

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
 from ..kernels import cpu
-from ..kernels.layouts import Factor
+from ..kernels.layouts import CSR, Factor
 from ..operators.ordering import dissect, little_fill
-from .factored import Factored, transposed, upper_rows
+from .factored import Factored, row_lengths, transposed, triangle_rows
 
 FILL = 25
 SHORT_ROWS = 12  # entries, on average, up to which a smaller drop tolerance pays
@@ -50,8 +52,15 @@ class IncompleteCholesky(Factored):
     order : {"auto", "own"}
         "own" keeps the order of A's rows, but for a cut into parts; "auto" does where minimum degree does not pay, and
         where `fill` is given.
+    max_shift : float
+        Largest shift to try. By default any, and the factorisation always succeeds.
     threads : int, optional
         Parts to cut the rows into; by default what `cgopt.get_num_threads` says.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        Where a pivot still breaks down with a shift of `max_shift`.
 
     Attributes
     ----------
@@ -83,6 +92,7 @@ class IncompleteCholesky(Factored):
         drop_tolerance: float | None = None,
         relaxation: float = 0.0,
         order: str = "auto",
+        max_shift: float = np.inf,
         threads: int | None = None,
     ) -> None:
         start = time.perf_counter()
@@ -94,6 +104,8 @@ class IncompleteCholesky(Factored):
             raise ValueError(f"relaxation must lie between 0 and 1, got {relaxation!r}")
         if order not in ("auto", "own"):
             raise ValueError(f"order must be 'auto' or 'own', got {order!r}")
+        if not max_shift >= 0.0:
+            raise ValueError(f"max_shift must not be negative, got {max_shift!r}")
         rows = self._take_matrix(A)
         most = cpu.get_num_threads() if threads is None else threads
         found = little_fill(rows, most) if order == "auto" and fill is None else None
@@ -102,28 +114,62 @@ class IncompleteCholesky(Factored):
         self.drop_tolerance = float(tolerance if drop_tolerance is None else drop_tolerance)
         self.fill, self.relaxation = None if found else int(FILL if fill is None else fill), float(relaxation)
         self.order = "minimum degree" if found else "own"
-        diagonal = self.operator.stored_diagonal()[places]
-        ptr, columns, values = upper_rows(rows, places)
-        scale = 1.0 / np.sqrt(diagonal.astype(np.float64))
-        lengths = np.diff(ptr.view(f"i{ptr.itemsize}"))
-        values = values * np.repeat(scale, lengths) * scale[columns]
-        if room is None:
-            room = lengths + (self.fill or 0)
+        factor: Callable[[], tuple[Array, Array, Array, Array] | None]
+        if self.fill == 0 and not relaxation:
+            matrix = triangle_rows(rows, places, upper=False)
+            factor = functools.partial(self._without_fill, *matrix, parts)
+        else:
+            factor = functools.partial(self._by_columns, *self._scaled(rows, places), parts, room)
         self.shift = 0.0
-        while (factor := self._columns(ptr, columns, values, parts, room)) is None:
+        while (made := factor()) is None:
             first = SHIFT_OF_DROPPING if self.drop_tolerance or self.fill is not None else SHIFT_OF_ROUNDING
             self.shift = max(first, 4.0 * self.shift)
-        stored, pivots = factor
+            if self.shift > max_shift:
+                raise np.linalg.LinAlgError(
+                    f"a pivot of the incomplete factorisation is not positive with a shift of up to {max_shift!r}; "
+                    "allow a larger max_shift, or more fill"
+                )
+        scale, lower_ptr, lower_columns, lower = made
+        dtype = np.dtype(np.float32 if self.dtype == np.float32 else np.float64)
+        nothing, sums = np.empty(0, dtype), np.empty((0, 2))
+        self.factor = Factor(places, parts, scale.astype(dtype), lower_ptr, lower_columns, lower, nothing, sums)
+        self.setup_time = time.perf_counter() - start
+
+    def _without_fill(
+        self, diagonal: Array, ptr: Array, columns: Array, values: Array, parts: Array
+    ) -> tuple[Array, Array, Array, Array] | None:
+        """Scale and rows of the factor, with the pattern of the lower triangle given; None if a pivot breaks down."""
+        n, count = diagonal.size, parts.size - 1
+        entries, inverse = np.empty(columns.size, np.float32), np.empty(n)
+        broken = np.empty(count, np.int64)
+        kernels = cpu.factorization
+        matrix, rest = (ptr, columns, values), (diagonal, self.shift, entries, inverse)
+        cpu.run(kernels.factor_row_parts, self.operator.work, *matrix, parts, *rest, broken)
+        if (broken >= 0).any() or kernels.factor_rows(*matrix, int(parts[-1]), n, *rest) >= 0:
+            return None
+        return inverse, ptr, columns, entries
+
+    def _scaled(self, rows: CSR, places: Array) -> tuple[Array, Array, Array, Array]:
+        """Scale to unit diagonal, and the strict upper triangle so scaled by rows."""
+        diagonal, ptr, columns, values = triangle_rows(rows, places, upper=True)
+        scale = 1.0 / np.sqrt(diagonal.astype(np.float64))
+        return scale, ptr, columns, values * np.repeat(scale, row_lengths(ptr)) * scale[columns]
+
+    def _by_columns(
+        self, scale: Array, ptr: Array, columns: Array, values: Array, parts: Array, room: Array | None
+    ) -> tuple[Array, Array, Array, Array] | None:
+        """Scale and rows of the factor, which keeps what the rule says; None if a pivot breaks down."""
+        if room is None:
+            room = row_lengths(ptr) + (self.fill or 0)
+        made = self._columns(ptr, columns, values, parts, room)
+        if made is None:
+            return None
+        stored, pivots = made
         lower_ptr, lower_columns, lower = transposed(*stored, ptr.dtype)
         # S A S ~ D (I + L)(I + L') D, D the Cholesky factor's diagonal, L its rows over D: sweeps have no D on the way
         inverse = 1.0 / pivots
-        lower *= np.repeat(inverse.astype(lower.dtype), np.diff(lower_ptr.view(f"i{ptr.itemsize}")))
-        dtype = np.dtype(np.float32 if self.dtype == np.float32 else np.float64)
-        nothing, sums = np.empty(0, dtype), np.empty((0, 2))
-        self.factor = Factor(
-            places, parts, (scale * inverse).astype(dtype), lower_ptr, lower_columns, lower, nothing, sums
-        )
-        self.setup_time = time.perf_counter() - start
+        lower *= np.repeat(inverse.astype(lower.dtype), row_lengths(lower_ptr))
+        return scale * inverse, lower_ptr, lower_columns, lower
 
     def _columns(
         self, ptr: Array, columns: Array, values: Array, parts: Array, room: Array

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cgopt.kernels.cpu.compile import helper
+from cgopt.kernels.cpu.compile import compiled, helper
 
 from .rollouts import RELU, TANH, tanh
+
+BLOCK = 128  # rows that go through a network together: what they leave stays in the cache
 
 
 class Dense(NamedTuple):
@@ -93,13 +95,19 @@ def outputs_of(net: Any, layer: Any, count: Any) -> Any:
 @helper
 def forward(net: Any, theta: Any, x: Any) -> Any:
     """The outputs (B, k) of a batch (B, d), in the workspace."""
-    count, layers = x.shape[0], net.sizes.shape[0] - 1
-    one, zero = theta.dtype.type(1), theta.dtype.type(0)
-    h = inputs_of(net, 0, count)
-    for i in range(count):
+    h = inputs_of(net, 0, x.shape[0])
+    for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             h[i, j] = x[i, j]
-        h[i, x.shape[1]] = one
+        h[i, x.shape[1]] = theta.dtype.type(1)
+    return forward_inputs(net, theta, x.shape[0])
+
+
+@helper
+def forward_inputs(net: Any, theta: Any, count: Any) -> Any:
+    """The outputs of `count` rows [x 1] that are in the workspace already."""
+    layers = net.sizes.shape[0] - 1
+    one, zero = theta.dtype.type(1), theta.dtype.type(0)
     for layer in range(layers):
         whole, _ = block_of(theta, net.sizes, layer)
         a = outputs_of(net, layer, count)
@@ -119,6 +127,23 @@ def forward(net: Any, theta: Any, x: Any) -> Any:
 
 
 @helper
+def workspace(sizes: Any, activation: Any, rows: Any, theta: Any) -> Any:
+    """What `dense` makes, for kernels that need it for one call."""
+    units = np.sum(sizes)
+    inputs = np.empty(rows * (units - sizes[-1] + sizes.shape[0] - 1), theta.dtype)
+    return Dense(sizes, activation, inputs, np.empty(rows * (units - sizes[0]), theta.dtype))
+
+
+def _outputs(sizes: Any, activation: Any, theta: Any, x: Any, out: Any) -> None:
+    """The outputs (N, k) of any number of rows (N, d)."""
+    rows = min(BLOCK, x.shape[0])
+    net = workspace(sizes, activation, rows, theta)
+    for first in range(0, x.shape[0], rows):
+        last = min(first + rows, x.shape[0])
+        out[first:last] = forward(net, theta, x[first:last])
+
+
+@helper
 def backward(net: Any, theta: Any, gradient: Any, count: Any) -> None:
     """The gradient in the parameters after a forward pass at `theta`.
 
@@ -134,12 +159,17 @@ def backward(net: Any, theta: Any, gradient: Any, count: Any) -> None:
 
 @helper
 def pull(net: Any, theta: Any, layer: Any, count: Any) -> None:
-    """Derivatives in the sums of the layer below: delta W' times the slope, which is known from the unit's value."""
+    """Derivatives in the sums of the layer below: delta W' times the slope."""
     _, W = block_of(theta, net.sizes, layer)
-    below = outputs_of(net, layer - 1, count)
-    np.dot(outputs_of(net, layer, count), W.T, below)  # delta W'
-    h = inputs_of(net, layer, count)
-    one, zero = theta.dtype.type(1), theta.dtype.type(0)
+    np.dot(outputs_of(net, layer, count), W.T, outputs_of(net, layer - 1, count))  # delta W'
+    slope(net, layer, count)
+
+
+@helper
+def slope(net: Any, layer: Any, count: Any) -> None:
+    """Multiply the derivatives in the units given to a layer by the slope, which is known from the unit's value."""
+    below, h = outputs_of(net, layer - 1, count), inputs_of(net, layer, count)
+    one, zero = net.inputs.dtype.type(1), net.inputs.dtype.type(0)
     for i in range(count):
         if net.activation == TANH:
             for j in range(below.shape[1]):
@@ -223,3 +253,6 @@ def polyak(target: Any, theta: Any, tau: Any) -> None:
         share = theta.dtype.type(tau)
         for i in range(theta.shape[0]):
             target[i] += share * (theta[i] - target[i])
+
+
+outputs = compiled(_outputs, threaded=False)

@@ -20,10 +20,13 @@ RESULTS = HERE.parent.parent / "benchmarks" / "results"
 
 
 class Outcomes:
-    """How many tests passed, failed, were skipped, and which failed."""
+    """Leaves the tests that run on a device; how many of them passed, failed, were skipped, and which failed."""
 
     def __init__(self):
         self.counts, self.failed = Counter(), []
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if "on_device" in item.fixturenames or on_device(item)]
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
@@ -32,14 +35,19 @@ class Outcomes:
             self.failed.append(report.nodeid)
 
 
+def on_device(item):
+    return getattr(item, "callspec", None) is not None and item.callspec.params.get("xp") == "device"
+
+
 def main():
     reason = gpu.available()
     if reason is not None:
         sys.exit(f"No test was run: {reason}")
     outcomes = Outcomes()
-    status = pytest.main(["-q", "-rs", "-k", "not emulated", str(HERE), *sys.argv[1:]], plugins=[outcomes])
+    status = pytest.main(["-q", "-rs", str(HERE), *sys.argv[1:]], plugins=[outcomes])
     config = cgopt.configuration.describe()
-    device = gpu.cupy().cuda.runtime.getDeviceProperties(0)["name"].decode().lower().replace(" ", "-")
+    runtime = gpu.cupy().cuda.runtime
+    device = runtime.getDeviceProperties(runtime.getDevice())["name"].decode().lower().replace(" ", "-")
     file = RESULTS / f"gpu-tests-{device}.json"
     record = {"config": config, "counts": dict(outcomes.counts), "failed": outcomes.failed}
     file.write_text(json.dumps(record, indent=1) + "\n")

@@ -21,11 +21,19 @@ def emulated(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", standin.module())
     monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", standin.sparse_module())
     monkeypatch.setattr(device, "BLOCK", standin.BLOCK)
+    monkeypatch.setattr(device, "COOPERATIVE_BLOCK", standin.BLOCK)
     monkeypatch.setattr(device, "BLOCKS_EACH", 2)
     standin.Launches.reset()
     clear()
     yield sys.modules["cupy"]
     clear()
+
+
+@pytest.fixture
+def on_device():
+    """For tests that are of a device only."""
+    if gpu.available() is not None:
+        pytest.skip(gpu.available())
 
 
 @pytest.fixture(params=["emulated", "device"])

@@ -12,7 +12,7 @@
 
 #define __global__
 #define __device__
-#define __launch_bounds__(block)
+#define __launch_bounds__(...)
 #define SHARED_MEMORY(name) double* name = emulated::block->shared.data()
 
 namespace emulated {

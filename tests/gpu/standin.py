@@ -1,7 +1,9 @@
 """An array module that stands in for CuPy where there is no device, for tests of everything but speed.
 
-Its arrays lie in host memory, and are as shy as CuPy's: they do not become NumPy arrays by themselves, and do not mix
-with them. Its kernels are the real ones, compiled for the CPU by `emulation`.
+Its arrays lie in host memory, and are as shy as CuPy's: they do not become NumPy arrays by themselves, do not mix with
+them, and know the functions and arguments that CuPy's know (compared with the source of CuPy 14.2) and no others. While
+launches are recorded, nothing may wait for the device, come from the host, or ask cuBLAS. Its kernels are the real
+ones, compiled for the CPU by `emulation`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,51 @@ import numpy as np
 from . import emulation
 
 WARP, BLOCK, PROCESSORS = 4, 8, 1
+AT_ONCE = 2  # blocks of a multiprocessor
+SHARED_BYTES, SHARED_BYTES_OPTIN = 8192, 16384  # of a block: without asking, and at the most
+
+# What NumPy hands to CuPy: functions with their parameters, universal functions, methods with their keywords.
+FUNCTIONS = {
+    "argwhere": "a",
+    "array_equal": "a1 a2 equal_nan",
+    "asarray": "a dtype order",
+    "atleast_2d": "a",
+    "broadcast_to": "array shape",
+    "clip": "a a_min a_max out",
+    "dot": "a b out",
+    "empty": "shape dtype order",
+    "empty_like": "prototype dtype order",
+    "linalg.norm": "x ord axis keepdims",
+    "max": "a axis out keepdims",
+    "ones": "shape dtype order",
+    "put_along_axis": "arr indices values axis",
+    "shape": "a",
+    "sum": "a axis dtype out keepdims",
+    "take_along_axis": "a indices axis",
+    "vdot": "a b",
+    "where": "condition x y",
+    "zeros": "shape dtype order",
+    "zeros_like": "a dtype order",
+}
+UFUNCS = """absolute add bitwise_or divide exp greater greater_equal invert isfinite less less_equal log logaddexp
+    matmul maximum minimum multiply negative not_equal power sqrt square subtract tanh""".split()
+METHODS = {
+    "all": "axis out keepdims",
+    "any": "axis out keepdims",
+    "argmax": "axis out",
+    "astype": "order copy",
+    "copy": "order",
+    "max": "axis out keepdims",
+    "mean": "axis dtype out keepdims",
+    "min": "axis out keepdims",
+    "ravel": "order",
+    "reshape": "order",
+    "sum": "axis dtype out keepdims",
+    "transpose": "",
+    "view": "",
+}
+BLAS = "matmul", "dot", "vdot", "linalg.norm"
+SCALARS = (int, float, bool, complex, np.generic)
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -37,11 +84,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     real = property(lambda self: ndarray(self._host.real))
 
     def get(self):
+        Launches.refuse("a copy to the host")
         return self._host.copy()
 
     def set(self, host):
+        Launches.refuse("a copy from the host")
         assert isinstance(host, np.ndarray)
         assert (host.dtype, host.shape) == (self.dtype, self.shape)
+        assert self._host.flags.forc
         self._host[...] = host
 
     def fill(self, v):
@@ -51,10 +101,15 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
-        if method != "__call__":
+        if method != "__call__" or ufunc.__name__ not in UFUNCS:
             return NotImplemented
-        if any(isinstance(a, np.ndarray) and a.ndim for a in inputs):
+        if any(isinstance(a, np.ndarray) for a in inputs):
             raise TypeError(f"Unsupported type {np.ndarray}")
+        if not all(isinstance(a, (ndarray, *SCALARS)) for a in inputs):
+            return NotImplemented
+        if kwargs.keys() - {"dtype", "casting"}:
+            raise TypeError(f"Wrong arguments {kwargs}")
+        Launches.refuse("cuBLAS", ufunc.__name__ in BLAS)
         if out is not None:
             assert all(isinstance(o, ndarray) for o in out)
             kwargs["out"] = tuple(o._host for o in out)
@@ -62,7 +117,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return out[0] if out is not None else wrapped(answer)
 
     def __array_function__(self, function, types_, args, kwargs):
-        assert not any(isinstance(a, np.ndarray) and a.ndim for a in (*args, *kwargs.values())), function
+        name = f"{function.__module__}.{function.__name__}".removeprefix("numpy.")
+        if name not in FUNCTIONS:
+            return NotImplemented
+        known = FUNCTIONS[name].split()
+        if kwargs.keys() - {*known[len(args) :]} or len(args) > len(known):
+            raise TypeError(f"cupy.{name}({FUNCTIONS[name]}) got {len(args)} arguments and {[*kwargs]}")
+        assert not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())), function
+        Launches.refuse("cuBLAS", name in BLAS)
         return wrapped(function(*map(unwrapped, args), **{k: unwrapped(v) for k, v in kwargs.items()}))
 
     def __getitem__(self, key):
@@ -71,18 +133,27 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return wrapped(self._host[unwrapped(key)])
 
     def __setitem__(self, key, v):
-        if isinstance(v, np.ndarray) and v.ndim:
-            raise TypeError(f"Unsupported type {np.ndarray}")
+        if not isinstance(v, (ndarray, *SCALARS)):
+            raise TypeError(f"Unsupported type {type(v)}")
         self._host[unwrapped(key)] = unwrapped(v)
 
     def __float__(self):
-        return float(self._host)
+        return float(self.get())
 
     def __int__(self):
-        return int(self._host)
+        return int(self.get())
 
     def __bool__(self):
-        return bool(self._host)
+        return bool(self.get())
+
+    def __format__(self, spec):
+        return format(self.get(), spec)
+
+    def tolist(self):
+        return self.get().tolist()
+
+    def item(self):
+        return self.get().item()
 
     def __len__(self):
         return len(self._host)
@@ -97,26 +168,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         raise NotImplementedError
 
     def __getattr__(self, name):
-        if name not in (
-            "astype",
-            "reshape",
-            "ravel",
-            "copy",
-            "view",
-            "sum",
-            "max",
-            "min",
-            "any",
-            "all",
-            "mean",
-            "transpose",
-            "item",
-            "tolist",
-            "argmax",
-        ):
+        if name not in METHODS:
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
         method = getattr(self._host, name)
-        return lambda *args, **kwargs: wrapped(method(*map(unwrapped, args), **kwargs))
+
+        def called(*args, **kwargs):
+            if kwargs.keys() - set(METHODS[name].split()):
+                raise TypeError(f"{name}() got {[*kwargs]}")
+            return wrapped(method(*map(unwrapped, args), **kwargs))
+
+        return called
 
 
 class csr_matrix:
@@ -157,17 +218,26 @@ class Launches:
     def reset(cls):
         cls.count, cls.recording = 0, None
 
+    @classmethod
+    def refuse(cls, what, it_is=True):
+        if it_is and cls.recording is not None:
+            raise RuntimeError(f"{what} while the stream is capturing")
+
 
 class RawKernel:
-    max_dynamic_shared_size_bytes = 0
+    max_dynamic_shared_size_bytes = SHARED_BYTES
 
     def __init__(self, code, name, cooperative):
         self.code, self.name, self.cooperative = code, name, cooperative
         self.kernel = types.SimpleNamespace(ptr=0)
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        hosts = [unwrapped(a) for a in args]
+        assert all(a is None or isinstance(a, (ndarray, np.generic)) for a in args), args
         assert ("grid_barrier(arrived)" not in self.code or self.name != "cg_steps") or self.cooperative
+        assert not self.cooperative or grid[0] <= AT_ONCE * PROCESSORS
+        assert 0 <= shared_mem <= self.max_dynamic_shared_size_bytes <= SHARED_BYTES_OPTIN
+        assert all(type(size) is int and size > 0 for size in (*grid, *block))
+        hosts = [unwrapped(a) for a in args]
 
         def go():
             emulation.launch(self.code, self.name, grid[0], block[0], hosts, shared_mem, WARP)
@@ -187,7 +257,7 @@ class RawModule:
         return RawKernel(self.code, name, self.cooperative)
 
 
-class Graph:
+class Graph:  # (passes of the array module itself are not recorded here: those of a recording are launches only)
     def __init__(self, launches):
         self.launches = launches
 
@@ -223,10 +293,18 @@ class MemoryPool:
 
 
 class Device:
-    attributes = {"WarpSize": WARP, "MultiProcessorCount": PROCESSORS, "MaxSharedMemoryPerBlockOptin": 16384}  # noqa
+    attributes = {"WarpSize": WARP, "MultiProcessorCount": PROCESSORS}  # noqa: RUF012
+    attributes["MaxSharedMemoryPerBlockOptin"] = SHARED_BYTES_OPTIN
 
     def __init__(self, id=0):
         self.id = id
+
+
+def asarray(a, dtype=None):
+    if isinstance(a, ndarray):
+        return a if dtype is None else a.astype(dtype, copy=False)
+    Launches.refuse("a copy from the host")
+    return ndarray(np.array(a, dtype))
 
 
 def making(function):
@@ -238,7 +316,7 @@ def module():
     out = types.ModuleType("cupy")
     out.__version__ = "stand-in"
     out.ndarray, out.RawModule = ndarray, RawModule
-    out.asarray = lambda a, dtype=None: a if isinstance(a, ndarray) else ndarray(np.array(a, dtype))
+    out.asarray = asarray
     out.ascontiguousarray = lambda a, dtype=None: ndarray(np.ascontiguousarray(unwrapped(a), dtype))
     for name in ("empty", "zeros", "ones"):
         setattr(out, name, making(getattr(np, name)))
@@ -250,7 +328,7 @@ def module():
         get_current_stream=Stream,
         using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
-        driver=types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda pointer, block, shared: 2),
+        driver=types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda pointer, block, shared: AT_ONCE),
     )
     return out
 

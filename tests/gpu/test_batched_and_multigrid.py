@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 import cgopt
 from cgopt.kernels import gpu, loops
-from cgopt.preconditioners import Multigrid, multigrid
+from cgopt.preconditioners import Multigrid, hierarchy
 
 from .test_primitives import Product, device_solve
 
@@ -72,7 +72,7 @@ def test_bad_batches_are_refused(xp):
 @pytest.fixture
 def coarse(monkeypatch):
     """Several levels of a small matrix."""
-    monkeypatch.setattr(multigrid, "COARSEST", 8)
+    monkeypatch.setattr(hierarchy, "COARSEST", 8)
 
 
 def as_matrix(M, n, xp):
@@ -164,6 +164,20 @@ def rows_of(A, xp):
 
     A = sp.csr_array(A)
     return CSR(xp.asarray(A.indptr.astype(np.uint32)), xp.asarray(A.indices.astype(np.uint32)), xp.asarray(A.data))
+
+
+@pytest.mark.parametrize("form", ["csr", "dia", "dense"])
+def test_products_with_a_matrix_do_not_wait_for_the_device(emulated, monkeypatch, form):
+    from . import standin
+
+    A = cgopt.operators.DeviceMatrix(standin.csr_matrix(sp.csr_matrix(cgopt.gallery.poisson(9))), format=form)
+    x, out = emulated.ones(9, np.float64), emulated.zeros(9, np.float64)
+    for operator in (A, cgopt.operators.Damped(A, 0.5), cgopt.preconditioners.Chebyshev(A)):
+        assert operator.capturable
+        operator.matvec(x, out=out)
+        monkeypatch.setattr(standin.Launches, "recording", [])
+        operator.matvec(x, out=out)
+        monkeypatch.setattr(standin.Launches, "recording", None)
 
 
 def test_what_cannot_be_recorded_is_sent_as_it_is(emulated, monkeypatch):

@@ -10,7 +10,6 @@ import pytest
 import scipy.sparse as sp
 
 import cgopt
-from cgopt.kernels import gpu
 from cgopt.operators import DeviceMatrix
 
 
@@ -213,6 +212,16 @@ def test_stopping_on_the_error(xp):
     assert error @ A @ error <= (1e-4) ** 2 * (exact @ A @ exact)
 
 
+@pytest.mark.parametrize("M", [None, "jacobi"])
+def test_systems_without_unknowns_or_entries(xp, sparse, M):
+    for A in (xp.zeros((0, 0)), sparse(sp.csr_matrix((0, 0)))):
+        assert cgopt.cg(A, xp.zeros(0), M=M).x.shape == (0,)
+    empty = sp.csr_matrix((3, 3))
+    assert DeviceMatrix(sparse(empty)).norm_bound == 0.0
+    if M is None:
+        assert cgopt.cg(sparse(empty), xp.ones(3)).status is cgopt.cg(empty, np.ones(3)).status
+
+
 # --- what cannot be ---------------------------------------------------------------------------------------------
 
 
@@ -327,10 +336,10 @@ def test_foreign_tensors_come_in_and_go_out(emulated, monkeypatch, sparse_tensor
     assert np.linalg.norm(b - A @ result.x.array.get()) <= 1e-9 * np.linalg.norm(b)
 
 
-def test_tensors_of_torch():
+def test_tensors_of_torch(on_device):
     torch = pytest.importorskip("torch")
-    if gpu.available() is not None:
-        pytest.skip(gpu.available())
+    if not torch.cuda.is_available():
+        pytest.skip("torch here has no GPU")
     A, b = torch.tensor(poisson().toarray(), device="cuda"), torch.tensor(rhs(), device="cuda")
     for matrix in (A, A.to_sparse_csr()):
         result = cgopt.cg(matrix, b, rtol=1e-9)
@@ -338,10 +347,8 @@ def test_tensors_of_torch():
         assert float(torch.linalg.norm(b - A @ result.x)) <= 1e-9 * float(torch.linalg.norm(b))
 
 
-def test_arrays_of_jax():
+def test_arrays_of_jax(on_device):
     jax = pytest.importorskip("jax")
-    if gpu.available() is not None:
-        pytest.skip(gpu.available())
     if jax.default_backend() != "gpu":
         pytest.skip("jax here has no GPU")
     A, b = jax.numpy.asarray(poisson(np.float32).toarray()), jax.numpy.asarray(rhs(dtype=np.float32))

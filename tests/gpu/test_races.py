@@ -26,6 +26,7 @@ def recorded(monkeypatch):
         pytest.skip(reason)
     monkeypatch.setitem(sys.modules, "cupy", standin.module())
     monkeypatch.setattr(device, "BLOCK", 4)
+    monkeypatch.setattr(device, "COOPERATIVE_BLOCK", 4)
     monkeypatch.setattr(device, "BLOCKS_EACH", 2)
     monkeypatch.setattr(standin, "WARP", 2)
     monkeypatch.setitem(standin.Device.attributes, "WarpSize", 2)

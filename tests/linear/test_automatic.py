@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import cgopt
-from cgopt.linear.automatic import FIRST_LOOK, iterations_left
+from cgopt.linear import lanczos
+from cgopt.linear.automatic import iterations_left
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
-from cgopt.preconditioners.choose import COST, COST_OF_MULTIGRID, COST_ON_DIAGONALS, choose, cost_of_choice
+from cgopt.preconditioners.choose import AFFORDED, EARLY_LOOK, FIRST_LOOK, choose, patience
 
 
 def hard(n=3_000, rng=1):
@@ -39,7 +41,7 @@ def test_a_hard_system_changes_on_the_way_and_the_history_is_one():
     assert result.converged
     assert np.linalg.norm(b - A @ result.x) <= 1.0001e-9 * np.linalg.norm(b)
     assert isinstance(solver.preconditioner, IncompleteCholesky)
-    assert result.iterations <= COST_ON_DIAGONALS + 10
+    assert result.iterations <= AFFORDED + 10
     assert result.history.shape == (result.iterations + 1,)
     assert result.step_lengths.shape == (result.iterations,)
     # to where it changed, it is the solve with Jacobi
@@ -82,11 +84,73 @@ def test_many_right_hand_sides_are_tried_with_one():
 
 
 def test_what_there_is_to_choose_from():
-    grid = as_operator(cgopt.gallery.poisson((600, 550)))
+    grid, graph, line = (as_operator(A) for A in (cgopt.gallery.poisson((600, 550)), hard()[0], chain()[0]))
     assert isinstance(choose(grid), Multigrid)
-    assert isinstance(choose(as_operator(hard()[0])), IncompleteCholesky)
-    costs = [cost_of_choice(as_operator(A)) for A in (hard()[0], chain()[0], grid)]
-    assert costs == [COST, COST_ON_DIAGONALS, COST_OF_MULTIGRID]
+    assert isinstance(choose(graph), IncompleteCholesky)
+    # products by diagonals are cheap: there the rate decides alone
+    assert [patience(A).eager for A in (grid, graph, line)] == [False, True, False]
+
+
+def test_long_rows_are_factored_without_fill_unless_that_breaks_down():
+    A = cgopt.gallery.wathen(25, 25, rng=0)
+    assert patience(as_operator(A)).first_look == EARLY_LOOK < FIRST_LOOK
+    assert choose(as_operator(A)).fill == 0
+    indefinite = broken()
+    with pytest.raises(np.linalg.LinAlgError, match="max_shift"):
+        IncompleteCholesky(indefinite, fill=0, max_shift=0.0)
+    assert choose(as_operator(indefinite)).fill != 0
+
+
+def broken(n=60, rng=0):
+    """Positive definite, rows of more than twelve entries, and not an H-matrix: a factor without fill breaks down."""
+    rng = np.random.default_rng(rng)
+    G = sp.random_array((n, n), density=0.08, rng=rng, data_sampler=lambda size: rng.choice([-1.0, 1.0], size))
+    A = sp.csr_array(G.T @ G + 0.02 * sp.eye_array(n))
+    assert A.nnz > 12 * n
+    assert np.linalg.eigvalsh(A.toarray())[0] > 0
+    return A
+
+
+def test_a_condition_number_that_grows_ends_the_patience_early():
+    """What the rate alone would not: the residual falls fast at first, and the end is far."""
+    A = cgopt.gallery.graph_laplacian(20_000, rng=0)
+    b = A @ np.random.default_rng(0).standard_normal(20_000)
+    alone = cgopt.cg(A, b, M="jacobi", rtol=1e-8)
+    assert iterations_left(20, alone.history[20] ** 2, 30, alone.history[30] ** 2, (1e-8 * alone.history[0]) ** 2) < 200
+    assert alone.iterations > 300
+    solver = cgopt.CGSolver(A, M="auto")
+    result = solver.solve(b, rtol=1e-8)
+    assert result.converged
+    assert np.array_equal(result.history[: FIRST_LOOK + 1], alone.history[: FIRST_LOOK + 1])
+    assert isinstance(solver.preconditioner, IncompleteCholesky)
+    assert "condition number still grew after 30 iterations" in repr(solver)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 40])
+def test_norm_of_the_inverse_of_lanczos_matrix(steps):
+    A = cgopt.gallery.poisson((40, 40))
+    result = cgopt.cg(A, A @ np.random.default_rng(0).standard_normal(1600), maxiter=steps, rtol=1e-12)
+    diagonal, off = lanczos.tridiagonal(result._alpha, result._beta)
+    T = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+    assert lanczos.inverse_norm(result._alpha, result._beta) == pytest.approx(np.linalg.norm(np.linalg.inv(T)))
+
+
+def test_a_restart_is_no_growth():
+    alpha, beta = np.ones(30), np.full(30, 0.5)
+    beta[10] = 0.0
+    assert not lanczos.inverse_norm(alpha, beta) > 0.0
+
+
+@pytest.mark.parametrize(("reaction", "expected"), [(1.0, Jacobi), (0.2, Jacobi), (1e-4, IncompleteCholesky)])
+def test_a_spectrum_that_is_bounded_from_below_is_left_to_jacobi(reaction, expected):
+    """A Laplacian and a reaction: what bounds the condition number is found in thirty iterations, or is too small."""
+    n = 4_000
+    A = sp.csr_array(cgopt.gallery.graph_laplacian(n, degree=6, rng=1) + reaction * sp.eye_array(n))
+    solver = cgopt.CGSolver(A, M="auto")
+    result = solver.solve(np.random.default_rng(1).standard_normal(n), rtol=1e-8)
+    assert result.converged
+    assert result.iterations > FIRST_LOOK
+    assert isinstance(solver.preconditioner, expected)
 
 
 @pytest.mark.parametrize("A", [np.diag(np.arange(1.0, 9.0)), lambda v: 2.0 * v, np.eye(8) * (1 + 0j)])
@@ -97,8 +161,6 @@ def test_where_there_is_no_choice_it_is_jacobi_or_none(A):
 
 def test_not_positive_definite_is_said_as_ever():
     A = cgopt.gallery.poisson((40, 40)) - 1.0 * np.eye(1600)
-    import scipy.sparse as sp
-
     result = cgopt.cg(sp.csr_array(A), np.ones(1600), M="auto", rtol=1e-10)
     assert result.info < 0
     assert result.negative_curvature is not None

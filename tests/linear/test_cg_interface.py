@@ -325,6 +325,17 @@ def test_the_right_hand_side_decides_whose_array_x_is(torch):
     assert many.x.shape == (N, 2)
 
 
+@pytest.mark.filterwarnings("ignore")  # jax warns of its own use of deprecated NumPy on import in some versions
+def test_arrays_of_jax_in_and_out():
+    jnp = pytest.importorskip("jax.numpy", reason="its arrays need jax")
+    A, b = spd("float32"), rhs("float32")
+    for matrix in (A, jnp.asarray(A), A.astype(np.float64)):
+        x, info = cgopt.cg(matrix, jnp.asarray(b))
+        assert isinstance(x, type(jnp.asarray(b)))
+        assert info == 0
+        assert_solves(A, np.asarray(x), b)
+
+
 def test_a_function_may_answer_with_tensors(torch):
     A, b = spd(), rhs()
     tensor = torch.from_numpy(A)

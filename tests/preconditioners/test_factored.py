@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cgopt
+from cgopt.kernels import cpu
 from cgopt.operators import as_operator
 from cgopt.operators.formats import csr_arrays
 from cgopt.operators.ordering import dissect
@@ -114,6 +115,45 @@ def test_incomplete_cholesky_without_fill_is_exact_on_its_pattern():
     assert np.allclose(product[pattern], A.toarray()[pattern], atol=1e-5)
     assert not np.allclose(product, A.toarray(), atol=1e-3)
     assert M.factor.data.size == (A.nnz - 400) // 2
+
+
+def incomplete_cholesky_0(A):
+    """The textbook's: of a dense A, what falls outside its pattern is not computed (Saad 2003, section 10.3)."""
+    n = A.shape[0]
+    L = np.tril(A)
+    for k in range(n):
+        L[k, k] = np.sqrt(L[k, k])
+        L[k + 1 :, k] /= L[k, k]
+        for j in range(k + 1, n):
+            L[j:, j] -= np.where(A[j:, j] != 0.0, L[j:, k] * L[j, k], 0.0)
+    return L
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_incomplete_cholesky_without_fill_is_the_textbooks_in_its_order(parts, monkeypatch):
+    """However many parts: it is that of the reordered matrix, on the fast way as on that for modified ones."""
+    monkeypatch.setattr(cpu.threads, "SMALL", 0)
+    A = cgopt.gallery.poisson((60, 4)) + sp.diags_array(np.linspace(0.0, 1.0, 240))
+    M = IncompleteCholesky(A, fill=0, threads=parts)
+    assert M.parts == parts
+    L = incomplete_cholesky_0(ordered(M, A))
+    expected = np.linalg.inv(L @ L.T)
+    place = np.argsort(M.factor.order)
+    unit = 2.0**-24 * np.linalg.cond(expected)  # of single precision, in which the factor is kept
+    assert np.allclose(dense_of(M), expected[np.ix_(place, place)], rtol=0, atol=unit * np.abs(expected).max())
+    by_columns = IncompleteCholesky(A, fill=0, threads=parts, relaxation=1e-30)
+    assert np.allclose(dense_of(M), dense_of(by_columns), rtol=0, atol=unit * np.abs(expected).max())
+
+
+def test_without_fill_a_tree_is_factored_exactly():
+    """Numbered from the leaves, a tree's elimination makes no fill: M is A's inverse, but for fp32."""
+    n = 200
+    rng = np.random.default_rng(3)
+    parent = np.array([rng.integers(i + 1, n) for i in range(n - 1)])
+    G = sp.coo_array((rng.uniform(0.5, 2.0, n - 1), (np.arange(n - 1), parent)), shape=(n, n))
+    A = sp.csr_array(sp.diags_array(np.full(n, 0.1) + (G + G.T).sum(axis=0)) - G - G.T)
+    M = IncompleteCholesky(A, fill=0, max_shift=0.0)
+    assert np.allclose(dense_of(M) @ A.toarray(), np.eye(n), rtol=0, atol=2.0**-24 * np.linalg.cond(A.toarray()))
 
 
 def test_incomplete_cholesky_that_drops_nothing_is_cholesky():
@@ -295,6 +335,7 @@ def test_same_bits_on_threads_and_without():
         (lambda: IncompleteCholesky(mesh(), fill=-1), ValueError, "fill"),
         (lambda: IncompleteCholesky(mesh(), fill=1.5), ValueError, "fill"),
         (lambda: IncompleteCholesky(mesh(), drop_tolerance=1.0), ValueError, "drop_tolerance"),
+        (lambda: IncompleteCholesky(mesh(), max_shift=-1.0), ValueError, "max_shift"),
         (lambda: SSOR(lambda v: v), TypeError, "n"),
         (lambda: SSOR(spla.aslinearoperator(mesh())), TypeError, "entries"),
         (lambda: MIC(np.array([[1.0, 1j], [-1j, 4.0]])), TypeError, "complex"),

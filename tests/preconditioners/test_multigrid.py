@@ -19,7 +19,7 @@ from cgopt.kernels import reference
 from cgopt.kernels.cpu import multigrid as cycle
 from cgopt.operators.formats import csr_arrays, to_csr
 from cgopt.preconditioners import Multigrid, rigid_body_modes
-from cgopt.preconditioners import multigrid as module
+from cgopt.preconditioners import hierarchy as module
 from cgopt.testing import sparse_spd
 
 SINGLE = float(np.finfo(np.float32).eps)

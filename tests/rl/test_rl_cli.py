@@ -105,6 +105,7 @@ def test_missing_packages_for_films_are_named(command, monkeypatch):
         (["bandits", "--figure", "2.33"], "2.3"),
         (["evaluate", "nowhere"], "nowhere"),
         (["train"], "trpo"),
+        (["train", "trpo", "--env", "cgopt/CartPole-v1", "--steps", "9", "--config", "no.toml"], "no file no.toml"),
     ],
 )
 def test_wrong_words_are_refused_with_the_nearest_right_ones(command, words, proposed):
@@ -122,6 +123,9 @@ def test_bandits_list_and_help(command, tmp_path):
     assert "cgopt/Acrobot-v1" in out
     assert "trpo" in out
     assert command("--help")[0] == 0
+    status, out, _ = command("train", "--help")
+    assert status == 0
+    assert "usage: cgopt-rl train ALGORITHM" in out
     status, out, _ = command("train", "trpo", "--env", "cgopt/CartPole-v1", "--help")
     assert status == 0
     assert "--cg-damping" in out

@@ -34,10 +34,13 @@ def test_forward_pass_of_the_kernels_is_the_networks(activation, hidden):
     rng = np.random.default_rng(0)
     policy = Policy(6, gymnasium.spaces.Discrete(3), hidden, activation)
     theta = rng.standard_normal(policy.n).astype(np.float32)
-    for x in rng.standard_normal((10, 6)).astype(np.float32):
+    X = rng.standard_normal((300, 6)).astype(np.float32)  # more than go through the network together
+    expected = policy.network.forward(theta.astype(np.float64), X)
+    assert policy.outputs(theta, X) == pytest.approx(expected, rel=1e-5, abs=2e-5)
+    for x, outputs in zip(X[:10], expected, strict=False):
         out = np.empty(3, np.float32)
         kernels.forward_one(policy.for_kernels(theta), x, out)
-        assert out == pytest.approx(policy.outputs(theta, x[None])[0], rel=1e-5, abs=2e-5)
+        assert out == pytest.approx(outputs, rel=1e-5, abs=2e-5)
 
 
 class Stepped(CompiledBatch):

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from .compile import CONTRACT, chunk, compiled, inline, pair
+from .sweeps import FOUR, ONE, THREE, TWO, U
 
 NONE = -1
 SMALLEST_PIVOT = 1e-14  # of a matrix with unit diagonal
@@ -28,33 +29,39 @@ def _mark_separators(indptr: Any, indices: Any, order: Any, inverse: Any, bounds
                     break
 
 
-def _permuted_upper(
-    indptr: Any, indices: Any, data: Any, order: Any, inverse: Any, diagonal: Any, ptr: Any, columns: Any, values: Any
-) -> Any:
-    """Diagonal and upper triangle of ``P A P'`` by rows, columns ascending; returns the number of entries.
-
-    Called first with empty `columns`: then it only counts, into ``ptr[i + 1]``.
-    """
+def _triangle_rows(
+    indptr: Any,
+    indices: Any,
+    data: Any,
+    order: Any,
+    inverse: Any,
+    upper: Any,
+    diagonal: Any,
+    ptr: Any,
+    columns: Any,
+    values: Any,
+) -> None:
+    """Diagonal and strict lower or upper triangle of ``P A P'`` by rows, columns ascending; ``ptr[0]`` is zero."""
     n = order.shape[0]
-    total = 0
-    for i in range(n):
+    total = U(0)
+    for i in range(U(n)):
         o = order[i]
-        begin = total
-        for k in range(indptr[o], indptr[o + 1]):
-            j = inverse[indices[k]]
-            if j > i:
-                if columns.shape[0]:
-                    # insertion sort: rows are short, and nearly in order
-                    e = total
-                    while e > begin and columns[e - 1] > j:
-                        columns[e], values[e] = columns[e - 1], values[e - 1]
-                        e -= 1
-                    columns[e], values[e] = j, data[k]
-                total += 1
-            elif j == i:
-                diagonal[i] = data[k]
-        ptr[i + 1] = total
-    return total
+        begin, low, high = total, U(indptr[o]), U(indptr[o + ONE])
+        # where the order runs backwards, a row read from its end is sorted
+        turned = i > U(0) and order[i - ONE] > o
+        for k in range(low, high):
+            source = high - ONE - (k - low) if turned else k
+            j = U(inverse[indices[source]])
+            if j == i:
+                diagonal[i] = data[source]
+            elif (j > i) == upper:
+                e = total
+                while e > begin and U(columns[e - ONE]) > j:
+                    columns[e], values[e] = columns[e - ONE], values[e - ONE]
+                    e -= ONE
+                columns[e], values[e] = j, data[source]
+                total += ONE
+        ptr[i + ONE] = total
 
 
 def _transpose(start: Any, stop: Any, rows: Any, values: Any, new_ptr: Any, new_columns: Any, new_values: Any) -> None:
@@ -311,8 +318,84 @@ def _finish_parts(parts: Any, stop: Any, rows: Any, nextup: Any, head: Any, foll
             link(head, following, rows[e], k)
 
 
+@inline
+def less_later_entries(s: Any, data: Any, indices: Any, y: Any, begin: Any, k: Any, first: Any) -> Any:
+    """``s`` less the sum of ``data[k] y[indices[k]]`` over a row, whose columns rise, where y is zero before `first`.
+
+    It is read in fours from its end, until the columns are those before: half of a row in a matrix with a band.
+    """
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    while k >= begin + FOUR:
+        k -= FOUR
+        s0 += data[k] * y[indices[k]]
+        s1 += data[k + ONE] * y[indices[k + ONE]]
+        s2 += data[k + TWO] * y[indices[k + TWO]]
+        s3 += data[k + THREE] * y[indices[k + THREE]]
+        if U(indices[k]) <= first:
+            begin = k
+    while k > begin:
+        k -= ONE
+        s -= data[k] * y[indices[k]]
+    return s - ((s0 + s1) + (s2 + s3))
+
+
+def _factor_rows(
+    ptr: Any, columns: Any, values: Any, low: Any, high: Any, diagonal: Any, shift: Any, entries: Any, inverse: Any
+) -> Any:
+    """Rows `low` to `high` of an incomplete Cholesky factor G without fill; the row that breaks down, or `NONE`.
+
+    ``ptr, columns, values`` is the strict lower triangle by rows, columns ascending. Row i solves a triangular system
+    with the rows before it, in which entries outside the pattern stay zero: ``g_ik = (a_ik - sum_j g_ij g_kj) / g_kk``,
+    ``g_ii^2 = (1 + shift) a_ii - sum_k g_ik^2``. Kept are ``entries = g_ik / g_ii`` and ``inverse = 1 / g_ii``, with
+    which the sum has no division on its way: ``g_ik = a_ik / g_kk - sum_j g_ij (g_kj / g_kk)``.
+    """
+    work = np.zeros(diagonal.shape[0])
+    for i in range(U(low), U(high)):
+        begin, end = U(ptr[i]), U(ptr[i + ONE])
+        for e in range(begin, end):
+            k = columns[e]
+            work[k] = values[e] * inverse[k]
+        whole = np.float64(diagonal[i])
+        pivot = (1.0 + shift) * whole
+        first = U(columns[begin]) if begin < end else U(0)
+        for e in range(begin, end):
+            k = U(columns[e])
+            g = less_later_entries(work[k], entries, columns, work, U(ptr[k]), U(ptr[k + ONE]), first)
+            work[k] = g
+            pivot -= g * g
+        if not pivot > SMALLEST_PIVOT * whole:
+            return np.int64(i)
+        scale = 1.0 / np.sqrt(pivot)
+        inverse[i] = scale
+        for e in range(begin, end):
+            k = columns[e]
+            entries[e] = work[k] * scale
+            work[k] = 0.0
+    return np.int64(NONE)
+
+
+factor_rows = compiled(_factor_rows, threaded=False, fastmath=CONTRACT)
+
+
+@pair(CONTRACT)
+def factor_row_parts(
+    ptr: Any,
+    columns: Any,
+    values: Any,
+    parts: Any,
+    diagonal: Any,
+    shift: Any,
+    entries: Any,
+    inverse: Any,
+    broken: Any,
+) -> None:
+    """`factor_rows` for the independent parts; ``broken[t]`` is what it returned for part t."""
+    for t in prange(parts.shape[0] - 1):
+        broken[t] = factor_rows(ptr, columns, values, parts[t], parts[t + 1], diagonal, shift, entries, inverse)
+
+
 mark_separators = compiled(_mark_separators, threaded=False)
-permuted_upper = compiled(_permuted_upper, threaded=False)
+triangle_rows = compiled(_triangle_rows, threaded=False)
 transpose = compiled(_transpose, threaded=False)
 find_pivots = compiled(_pivots, threaded=False, fastmath=CONTRACT)
 finish_parts = compiled(_finish_parts, threaded=False)

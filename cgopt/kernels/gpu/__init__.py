@@ -51,7 +51,17 @@ from .networks import (
     softmax_curvature,
 )
 from .solve import HostLoop, PersistentLoop, Polynomial
-from .vectors import Work, apply_dot, dot, residual, restart, share, update_direction, update_residual
+from .vectors import (
+    Work,
+    apply_dot,
+    dot,
+    launch_apply_dot,
+    residual,
+    restart,
+    share,
+    update_direction,
+    update_residual,
+)
 
 __all__ = [
     "Cycle",
@@ -114,9 +124,9 @@ def layout_name(A: Any) -> str:
     return NAMES.get(type(A), PYTHON)
 
 
-def multiply(A: Any, p: Any, q: Any, w: Work) -> float:
-    """``q = A p``; returns ``p'q``. A is a layout."""
-    return apply_dot(A, p, q, w)
+def multiply(A: Any, p: Any, q: Any, w: Work) -> None:
+    """``q = A p``, launched and not waited for. A is a layout."""
+    launch_apply_dot(A, p, q, w, alone=True)
 
 
 @functools.cache

@@ -12,6 +12,7 @@
 #include "common.cuh"
 #include "scalars.cuh"
 #include "matrix.cuh"
+#include "passes.cuh"
 
 struct Solve {
     u64 n;
@@ -32,9 +33,9 @@ struct Solve {
     // z = M r,  r'r,  r'z, with r -= alpha q before. A diagonal's z is formed again where it is used.
     __device__ Pair residual_and_weight(double alpha) const
     {
-        const real a = (real)alpha;
         Pair sums = {0.0, 0.0};
 #if KIND == CHEBYSHEV
+        const real a = (real)alpha;
         double rho = delta / theta;  // rho_0 = 1 / sigma, sigma = theta / delta
         const real whole = (real)(1.0 / theta);
         for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
@@ -65,14 +66,7 @@ struct Solve {
             next = swap;
         }
 #else
-        for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
-            const real ri = r[i] - (alpha == 0.0 ? (real)0 : a * q[i]);
-            r[i] = ri;
-            sums.a += (double)ri * ri;
-#if KIND == DIAGONAL
-            sums.b += (double)ri * (inverse[i] * ri);
-#endif
-        }
+        sums = residual_pass(n, thread_of_grid(), threads_of_grid(), diagonal(), alpha, q, r);
 #endif
         sums = all(sums, 1);
 #if KIND == IDENTITY
@@ -81,16 +75,9 @@ struct Solve {
         return sums;
     }
 
-    __device__ real preconditioned(u64 i) const
-    {
-#if KIND == CHEBYSHEV
-        return z[i];
-#elif KIND == DIAGONAL
-        return inverse[i] * r[i];
-#else
-        return r[i];
-#endif
-    }
+    // What passes multiply by for z = M r, and what they multiply.
+    __device__ const real* diagonal() const { return KIND == DIAGONAL ? inverse : nullptr; }
+    __device__ const real* weighed() const { return KIND == CHEBYSHEV ? z : r; }
 
     // q = A p,  p'q
     __device__ double product() const
@@ -106,16 +93,8 @@ struct Solve {
     // x += alpha p,  p = z + beta p,  x'x,  p'p
     __device__ Pair direction(double alpha, double beta, real* x) const
     {
-        const real a = (real)alpha, c = (real)beta;
-        Pair sums = {0.0, 0.0};
-        for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
-            const real pi = p[i], xi = x[i] + a * pi, next = preconditioned(i) + c * pi;
-            x[i] = xi;
-            p[i] = next;
-            sums.a += (double)xi * xi;
-            sums.b += (double)next * next;
-        }
-        return all(sums, 2);
+        return all(
+            direction_pass(n, thread_of_grid(), threads_of_grid(), diagonal(), alpha, beta, weighed(), p, x), 2);
     }
 
     // r = scale b - A x,  r'r
@@ -134,17 +113,11 @@ struct Solve {
     // p = z,  p'p; z = M r is there
     __device__ double restart() const
     {
-        Pair sums = {0.0, 0.0};
-        for (u64 i = thread_of_grid(); i < n; i += threads_of_grid()) {
-            const real zi = preconditioned(i);
-            p[i] = zi;
-            sums.b += (double)zi * zi;
-        }
-        return all(sums, 2).b;
+        return all(restart_pass(n, thread_of_grid(), threads_of_grid(), diagonal(), r, weighed(), p), 2).b;
     }
 };
 
-extern "C" __global__ void __launch_bounds__(BLOCK) cg_steps(
+extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) cg_steps(
     u64 n, MATRIX_PARAMETERS, const real* b, real* x, real* r, real* z, real* p, real* q, real* y, real* d,
     const real* inverse, double theta, double delta, u32 degree, double* scalars, double* log, double* parts,
     u32* arrived, u64 steps, int first, int last, int* ending)

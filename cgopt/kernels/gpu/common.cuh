@@ -70,7 +70,8 @@ __device__ inline Pair sum_of_parts(const double* parts, u32 blocks, double* sha
 
 #ifndef GRID_BARRIER
 // All threads of the grid wait for each other. All blocks must be running, which a cooperative launch promises.
-// `arrived` counts up from zero through a whole launch: barrier m is over when m times the blocks have arrived.
+// `arrived` counts up from zero through a whole launch, which has far fewer than 2^32 arrivals: barrier m is over when
+// m times the blocks have arrived.
 __device__ inline void grid_barrier(u32* arrived)
 {
     __syncthreads();
@@ -78,8 +79,7 @@ __device__ inline void grid_barrier(u32* arrived)
         __threadfence();  // what this block has written, before its arrival
         const u32 ticket = atomicAdd(arrived, 1u);
         const u32 wanted = (ticket / gridDim.x + 1u) * gridDim.x;
-        // by the difference, so that the counter may run over
-        while ((int)(LOAD_FRESH(arrived) - wanted) < 0) __nanosleep(20);
+        while (LOAD_FRESH(arrived) < wanted) __nanosleep(20);
         __threadfence();  // and what the others wrote before theirs
     }
     __syncthreads();

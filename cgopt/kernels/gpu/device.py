@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .sources import BLOCK, source
+from .sources import BLOCK, COOPERATIVE_BLOCK, source
 
 NO_CUPY = "CuPy, which solving there needs, is not installed: pip install 'cgopt[cuda13]' (or 'cgopt[cuda12]')"
 BLOCKS_EACH = 8  # blocks of a multiprocessor in launches that need not run all at once
@@ -121,7 +121,8 @@ class Kernels:
 
 def kernels(name: str, *, cooperative: bool = False, block: int | None = None, **options: Any) -> Kernels:
     """The kernels of a source file for the current device; options as for `sources.source`."""
-    return _kernels(name, current(), cooperative, tuple(sorted(options.items())), block or BLOCK)
+    block = block or (COOPERATIVE_BLOCK if cooperative else BLOCK)
+    return _kernels(name, current(), cooperative, tuple(sorted(options.items())), block)
 
 
 @functools.cache

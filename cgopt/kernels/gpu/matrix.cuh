@@ -1,5 +1,9 @@
 // Products by rows. LANES threads of a warp share a row: one for short rows and diagonals, a whole warp for long ones.
 // Matrix entries are read once a product, and say so, which leaves the caches to the vectors.
+//
+// Memory answers some hundred cycles after it is asked, so each thread asks for much at once: for entries of ROWS rows,
+// or of AT_ONCE diagonals, then for what they are multiplied by, and only then uses the first of them. A row's entries
+// are added up in the same order either way.
 
 #if LAYOUT == CSR
 
@@ -7,14 +11,36 @@
 #define MATRIX Matrix{indptr, indices, data}
 
 struct Matrix {
+    static constexpr u32 ROWS = 4;
     const u32 *indptr, *indices;
     const value* data;
 
-    template <class Use>
-    __device__ void part_of_row(u64 i, u32 lane, u64, Use use) const
+    // take(a, column, there) for one entry of each row i[r] at a time, there[r] saying whether this thread has one;
+    // rows from n on have none. Where there is none, the column is 0.
+    template <u32 R, class Take>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Take take) const
     {
-        const u32 end = indptr[i + 1];
-        for (u32 j = indptr[i] + lane; j < end; j += LANES) use((real)__ldcs(data + j), (u64)__ldcs(indices + j));
+        u32 j[R], end[R];
+        for (u32 r = 0; r < R; ++r) {
+            j[r] = i[r] < n ? indptr[i[r]] + lane : 0;
+            end[r] = i[r] < n ? indptr[i[r] + 1] : 0;
+        }
+        for (bool more = true; more;) {
+            u64 column[R];
+            value a[R];
+            bool there[R];
+            for (u32 r = 0; r < R; ++r) {
+                there[r] = j[r] < end[r];
+                column[r] = there[r] ? __ldcs(indices + j[r]) : 0;
+                a[r] = there[r] ? __ldcs(data + j[r]) : (value)0;
+            }
+            take(a, column, there);
+            more = false;
+            for (u32 r = 0; r < R; ++r) {
+                if (there[r]) j[r] += LANES;
+                more = more || j[r] < end[r];
+            }
+        }
     }
 };
 
@@ -24,16 +50,30 @@ struct Matrix {
 #define MATRIX Matrix{offsets, data, count}
 
 struct Matrix {
+    static constexpr u32 ROWS = 1, AT_ONCE = 8;
     const long long* offsets;
     const value* data;
     u64 count;
 
-    template <class Use>
-    __device__ void part_of_row(u64 i, u32, u64 n, Use use) const
+    // The same, for AT_ONCE entries of one row.
+    template <u32 R, class Take>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32, u64 n, Take take) const
     {
-        for (u64 d = 0; d < count; ++d) {
-            const u64 column = i + (u64)offsets[d];  // to the left of the first it is huge, unsigned as it is
-            if (column < n) use((real)__ldcs(data + d * n + i), column);
+        static_assert(R == 1);
+        const bool inside = i[0] < n;
+        for (u64 d = 0; d < count; d += AT_ONCE) {
+            u64 column[AT_ONCE];
+            value a[AT_ONCE];
+            bool there[AT_ONCE];
+            for (u32 k = 0; k < AT_ONCE; ++k) column[k] = i[0] + (u64)offsets[d + k < count ? d + k : 0];
+            for (u32 k = 0; k < AT_ONCE; ++k)
+                a[k] = inside && d + k < count ? __ldcs(data + (d + k) * n + i[0]) : (value)0;
+            for (u32 k = 0; k < AT_ONCE; ++k) {
+                // to the left of the first it is huge, unsigned as it is
+                there[k] = inside && d + k < count && column[k] < n;
+                column[k] = there[k] ? column[k] : 0;
+            }
+            take(a, column, there);
         }
     }
 };
@@ -44,13 +84,24 @@ struct Matrix {
 #define MATRIX Matrix{values, stride}
 
 struct Matrix {
+    static constexpr u32 ROWS = 4;
     const value* values;
     u64 stride;
 
-    template <class Use>
-    __device__ void part_of_row(u64 i, u32 lane, u64 n, Use use) const
+    template <u32 R, class Take>
+    __device__ void parts_of_rows(const u64 (&i)[R], u32 lane, u64 n, Take take) const
     {
-        for (u64 j = lane; j < n; j += LANES) use((real)__ldcs(values + i * stride + j), j);
+        for (u64 j = lane; j < n; j += LANES) {
+            u64 column[R];
+            value a[R];
+            bool there[R];
+            for (u32 r = 0; r < R; ++r) {
+                there[r] = i[r] < n;
+                column[r] = j;
+                a[r] = there[r] ? __ldcs(values + i[r] * stride + j) : (value)0;
+            }
+            take(a, column, there);
+        }
     }
 };
 
@@ -62,20 +113,31 @@ template <u32 MOST, class Row>
 __device__ inline void for_rows_of_many(
     const Matrix& A, u64 n, const real* const (&p)[MOST], u32 count, u64 thread, u64 threads, Row row)
 {
-    constexpr u32 PER_WARP = WARP / LANES;
+    constexpr u32 R = MOST == 1 ? Matrix::ROWS : 1;
+    const u64 together = threads / LANES;  // rows that all threads have in hand at once
     const u32 lane = threadIdx.x % LANES, group = threadIdx.x % WARP / LANES;
-    for (u64 first = thread / WARP * PER_WARP; first < n; first += threads / LANES) {
-        const u64 i = first + group;
-        real sums[MOST];
-        for (u32 c = 0; c < MOST; ++c) sums[c] = 0;
-        if (i < n)
-            A.part_of_row(i, lane, n, [&](real a, u64 column) {
-                for (u32 c = 0; c < MOST; ++c)
-                    if (c < count) sums[c] += a * p[c][column];
-            });
-        for (u32 c = 0; c < MOST; ++c)
-            for (u32 d = LANES / 2; d > 0; d /= 2) sums[c] += __shfl_down_sync(ALL_LANES, sums[c], d, LANES);
-        if (i < n && lane == 0) row(i, sums);
+    for (u64 first = thread / WARP * (WARP / LANES); first < n; first += R * together) {
+        u64 i[R];
+        real sums[R][MOST];
+        for (u32 r = 0; r < R; ++r) {
+            i[r] = first + r * together + group;
+            for (u32 c = 0; c < MOST; ++c) sums[r][c] = 0;
+        }
+        A.parts_of_rows(i, lane, n, [&](const auto& a, const auto& column, const auto& there) {
+            constexpr u32 K = sizeof(there) / sizeof(there[0]);
+            for (u32 c = 0; c < MOST; ++c) {
+                if (c >= count) break;
+                real v[K];
+                for (u32 k = 0; k < K; ++k) v[k] = p[c][column[k]];
+                for (u32 k = 0; k < K; ++k)
+                    if (there[k]) sums[R == 1 ? 0 : k][c] += (real)a[k] * v[k];
+            }
+        });
+        for (u32 d = LANES / 2; d > 0; d /= 2)
+            for (u32 r = 0; r < R; ++r)
+                for (u32 c = 0; c < MOST; ++c) sums[r][c] += __shfl_down_sync(ALL_LANES, sums[r][c], d, LANES);
+        for (u32 r = 0; r < R; ++r)
+            if (i[r] < n && lane == 0) row(i[r], sums[r]);
     }
 }
 

@@ -37,8 +37,24 @@ class Polynomial(NamedTuple):
     degree: int
 
 
-class PersistentLoop:
-    """A slice of a solve in one cooperative launch; arguments and answer as for `cgopt.kernels.loops.cg_steps`."""
+class Slice(NamedTuple):
+    """What a loop is given: the arguments of `cgopt.kernels.loops.cg_steps` but for views of complex vectors."""
+
+    A: Any
+    E: Any
+    M: Any
+    b: Any
+    x: Any
+    V: Any
+    s: Any
+    log: Any
+    first: bool
+    steps: int
+    last: bool
+
+
+class Loop:
+    """A slice of a solve: arguments and answer as for `cgopt.kernels.loops.cg_steps`."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -62,7 +78,19 @@ class PersistentLoop:
         steps: int,
         last: bool,
     ) -> tuple[int, int]:
-        """Advance by at most `steps` iterations."""
+        """Advance by at most `steps` iterations; the code, and the iterations made."""
+        return self.advance(w, Slice(A, E, M, b, x, V, s, log, first, steps, last))
+
+    def advance(self, w: Work, given: Slice) -> tuple[int, int]:
+        """The same with what a loop here needs."""
+        raise NotImplementedError
+
+
+class PersistentLoop(Loop):
+    """A slice of a solve in one cooperative launch."""
+
+    def advance(self, w: Work, given: Slice) -> tuple[int, int]:
+        A, _, M, b, x, V, s, log, first, steps, last = given
         n, options = x.size, matrix_options(A)
         group = kernels("cg", cooperative=True, real=c_type(x.dtype), kind=self.kind, **options)
         at_once = group.blocks_at_once("cg_steps", SHARED_BYTES)
@@ -114,11 +142,11 @@ def _room(w: Work, blocks: int, steps: int) -> _Room:
         room = _Room(
             xp.zeros(6 * blocks, np.float64), xp.zeros(1, np.uint32), xp.zeros((steps, loops.LOG_COLUMNS), np.float64)
         )
-        w.room = room
+        w.room, w.recording = room, None  # which would write to the room before
     return room
 
 
-class HostLoop:
+class HostLoop(Loop):
     """A slice of a solve whose operator or preconditioner the host must call.
 
     The scalars stay on the device. The host sends `AHEAD` iterations without waiting, as a recorded graph where that
@@ -128,29 +156,8 @@ class HostLoop:
     `cgopt.kernels.loops.judge`.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __call__(
-        self,
-        w: Work,
-        A: Any,
-        E: Any,
-        M: Any,
-        b: Any,
-        x: Any,
-        V: Any,
-        xr: Any,
-        Vr: Any,
-        s: Any,
-        log: Any,
-        w_: Any,
-        wr: Any,
-        first: bool,
-        steps: int,
-        last: bool,
-    ) -> tuple[int, int]:
-        """Advance by at most `steps` iterations; arguments and answer as for `cgopt.kernels.loops.cg_steps`."""
+    def advance(self, w: Work, given: Slice) -> tuple[int, int]:
+        A, E, M, b, x, V, s, log, first, steps, last = given
         r, z, p, own = V[0], V[1], V[2], V[4]
         if first:
             w.recording = None

@@ -10,6 +10,9 @@ from .. import batch, loops
 
 FOLDER = Path(__file__).resolve().parent
 BLOCK = 256  # threads of a block
+# Of a launch whose blocks wait for each other there are few large ones, since each barrier costs time by their number:
+# a multiprocessor runs so many threads of it, which leaves each 80 registers.
+COOPERATIVE_BLOCK, RESIDENT = 384, 768
 LAYOUTS = {"csr": 0, "dia": 1, "dense": 2}
 KINDS = {"identity": 0, "diagonal": 1, "chebyshev": 2}
 ACTIVATIONS = {"linear": 0, "tanh": 1, "logistic": 2, "relu": 3, "softplus": 4}
@@ -33,7 +36,7 @@ def source(
     lanes: int = 1,
     kind: str = "identity",
     warp: int = 32,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> str:
     """The text of one file of kernels.
 
@@ -54,12 +57,14 @@ def source(
     block : int
         Threads of a block at most, a multiple of `warp`.
     """
+    block = block or (COOPERATIVE_BLOCK if name == "cg" else BLOCK)
     # What loops and status are called and where a solve's scalars lie is said once, in `cgopt.kernels.loops`.
     constants = {key: getattr(loops, key) for key in f"{CODES} {EVENTS} {PLACES} {COLUMNS} SCALARS".split()}
     constants |= {"GROWTH": loops.GROWTH}
     constants |= {key: getattr(batch, key) for key in ("NOT_FINITE", "NOT_SYMMETRIC", "EXTREME")}
     constants |= {key.upper(): code for key, code in ACTIVATIONS.items()} | {"LOOK": LOOK}
-    macros = {"WARP": warp, "BLOCK": block, "LANES": lanes, "MANY": MANY, "TILE": TILE}
+    macros = {"WARP": warp, "BLOCK": block, "RESIDENT": max(1, RESIDENT // block), "LANES": lanes}
+    macros |= {"MANY": MANY, "TILE": TILE}
     macros |= {"LAYOUT": LAYOUTS[layout], "KIND": KINDS[kind]}
     macros |= {key.upper(): code for key, code in (LAYOUTS | KINDS).items()}
     head = [f"#define {key} {number}" for key, number in macros.items()]
@@ -81,4 +86,4 @@ def expanded(file: str) -> str:
 
 def kernel_names(text: str) -> list[str]:
     """The kernels that a text defines."""
-    return re.findall(r"__global__ void __launch_bounds__\(BLOCK\) (\w+)\(", text)
+    return re.findall(r"__global__ void __launch_bounds__\(BLOCK(?:, RESIDENT)?\) (\w+)\(", text)
