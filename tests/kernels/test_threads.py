@@ -32,7 +32,7 @@ def test_one_row_with_nearly_all_entries(heavy):
 
 
 def test_a_team_keeps_off_its_callers_core(monkeypatch):
-    monkeypatch.setattr(placement.Crowd, "second_core_is_free", lambda self, threads: True)
+    monkeypatch.setattr(placement.Crowd, "leaves_room", lambda self, threads: True)
     if not placement.KNOWN or len(os.sched_getaffinity(0)) < 2 or cpu.max_num_threads() < 2:
         pytest.skip("one core, or a system on which threads cannot be placed")
     own, x = os.sched_getaffinity(0), np.ones(1000)
@@ -57,9 +57,9 @@ def test_a_team_keeps_off_its_callers_core(monkeypatch):
 
 @pytest.mark.parametrize(
     ("runnable", "own", "free"),
-    [(1, 1, True), (2, 1, True), (3, 1, True), (4, 1, False), (5, 2, False), (4, 2, True), (9, 4, False)],
+    [(1, 1, True), (2, 1, True), (4, 1, True), (5, 1, False), (6, 2, False), (5, 2, True), (9, 4, False)],
 )
-def test_threads_want_a_second_core_that_nobody_has(monkeypatch, tmp_path, runnable, own, free):
+def test_threads_want_a_core_that_nobody_has(monkeypatch, tmp_path, runnable, own, free):
     # of four cores; the threads of a team that ended just now are its own still
     path = tmp_path / "loadavg"
     path.write_text(f"0.50 0.40 0.30 {runnable}/300 1234\n")
@@ -69,7 +69,7 @@ def test_threads_want_a_second_core_that_nobody_has(monkeypatch, tmp_path, runna
     crowd = placement.Crowd()
     if own > 1:
         crowd.note_end()
-    assert crowd.second_core_is_free(own) == free
+    assert crowd.leaves_room(own) == free
     os.close(file)
 
 
@@ -78,6 +78,6 @@ def test_a_crowd_changes_no_bit(monkeypatch):
     work = cpu.share_rows(1000, 10**6, threads=2)
     sums = []
     for free in (True, False):
-        monkeypatch.setattr(placement.Crowd, "second_core_is_free", lambda self, threads, free=free: free)
+        monkeypatch.setattr(placement.Crowd, "leaves_room", lambda self, threads, free=free: free)
         sums.append(cpu.run(updates.dot, work, x, x, work))
     assert sums[0] == sums[1]

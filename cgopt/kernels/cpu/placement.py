@@ -1,11 +1,12 @@
-"""Whether and where the threads of a team run: where a second core is free, not on that of the thread that calls them.
+"""Whether and where the threads of a team run: where a core is free, not on that of the thread that calls them.
 
 Linux wakes a thread on a core that is idle, if it knows of one. In a virtual machine it may not: the host has taken
 the idle core away, and what sleeps is woken on the core of the thread that wakes it. Two threads then take turns on one
 core until the balancer parts them, which is milliseconds later, or never where both sleep now and then. So the threads
 of a team are told, before they are called, to keep off the core of the thread that calls.
 
-And where other programs have all cores but one, threads that wait for each other lose more than they gain.
+And where other programs keep all cores busy, threads that wait for each other lose more than they gain. (Where one core
+is left they may: what runs on the others is often a thread of BLAS that spins, and gives way.)
 """
 
 from __future__ import annotations
@@ -79,14 +80,14 @@ class Crowd:
     def __init__(self) -> None:
         self.free, self._next, self._ended = True, 0.0, 0.0
 
-    def second_core_is_free(self, threads: int) -> bool:
-        """Whether other programs leave two cores or more; looked at a thousand times a second at the most."""
+    def leaves_room(self, threads: int) -> bool:
+        """Whether other threads leave a core or more; looked at a thousand times a second at the most."""
         now = time.monotonic()
         if _LOAD >= 0 and now >= self._next:
             self._next = now + AGAIN
             runnable = int(os.pread(_LOAD, 64, 0).split()[3].partition(b"/")[0])
             own = threads if now - self._ended < RESTLESS else 1
-            self.free = (os.cpu_count() or 1) - (runnable - own) >= 2
+            self.free = (os.cpu_count() or 1) - (runnable - own) >= 1
         return self.free
 
     def note_end(self) -> None:

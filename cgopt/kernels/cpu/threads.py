@@ -3,8 +3,8 @@
 A solve is cut into as many chunks of rows as there are threads (one if it is small). Whether the chunks then run
 on threads or one after the other changes no sum, so each case where threads would be wrong simply runs serial:
 in a forked child (OpenMP terminates it), while another solve of this process has the threads (two teams on the same
-cores slow each other down, and numba's portable thread pool aborts on concurrent calls), and while other programs have
-all cores but one.
+cores slow each other down, and numba's portable thread pool aborts on concurrent calls), and while other programs keep
+all cores busy.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
         return kernel[0](*args)
     try:
         threads = max_num_threads()
-        if not crowd.second_core_is_free(threads):
+        if not crowd.leaves_room(threads):
             return kernel[0](*args)
         if not _started:
             _start_team()
