@@ -144,8 +144,11 @@ class Listeners:
         self.progress = require_function(progress, "progress")
         self.each_iteration = self.callback is not None
         self.any = self.each_iteration or self.progress is not None
-        self.stride: int | None = None  # iterations between two calls of `stop`; None is for as many as are efficient
         self._next = 0.0
+
+    def stride(self, iterations: int) -> int | None:
+        """Iterations until `stop` is to be called again; None is for as many as are efficient."""
+        return None
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell them; whether the callback asked for the end.
