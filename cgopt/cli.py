@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -51,10 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit status.
     """
-    if argv is None:
-        # This process is ours, so a waiting thread may sleep instead of spin: on cores that other programs
-        # use too, threads that spin are many times slower than one alone. Read when threads first start.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name = "cgopt"
     try:
         options = _parse(argv)

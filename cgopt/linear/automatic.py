@@ -54,8 +54,12 @@ class Trial(Listeners):
 
     def __init__(self, others: Listeners, patience: Patience) -> None:
         self.others, self.patience, self.gave_up = others, patience, ""
-        self.each_iteration, self.any, self.stride = others.each_iteration, True, LOOK
+        self.each_iteration, self.any = others.each_iteration, True
         self._logs: list[Array] = []
+
+    def stride(self, iterations: int) -> int:
+        """Iterations until the next look."""
+        return max(self.patience.first_look - iterations, LOOK - iterations % LOOK)
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell the others, then look at the last third of the iterations made."""

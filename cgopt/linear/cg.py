@@ -57,7 +57,7 @@ class CGSolver:
     dtype : dtype, optional
         Of the products of a callable.
     check : bool
-        Whether to test that A (and M) are Hermitian, with two products. On by default.
+        Whether to test that A (and M) are Hermitian, with two products where that is not known. On by default.
     format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32"}, optional
         Force the storage layout of a sparse A. "float32" lets the loop for one right-hand side multiply by values
         rounded to single precision, sparse or dense, and corrects the residual by the exact ones now and then: the
@@ -365,7 +365,7 @@ def cg(
         Called after each iteration as ``callback(x)``; with a parameter named ``intermediate_result``, it is given an
         `IterationState` instead. Returning or raising StopIteration ends the solve.
     check : bool
-        Test with two products that A is Hermitian. Switch it off where products are dear.
+        Test that A is Hermitian, by two products where that is not known. Switch it off where products are dear.
     format : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32"}, optional
         Force the storage layout of a sparse A; by default the cheapest is chosen. All hold every digit but "float32",
         for which see `CGSolver`.

@@ -90,13 +90,11 @@ def solve_one(
         layout, advance, s[loops.DROP] = system.rounded, space.rounded_steps, DROP
 
     code, iterations, logs, first = system.code_before(rr, target), 0, [], True
-    stride = 1 if listeners.each_iteration else space.slice
+    most = 1 if listeners.each_iteration else space.slice
     if code == loops.RUNNING and goal.maxiter == 0:
         code = loops.MAXITER
     while code == loops.RUNNING:
-        steps = min(stride, goal.maxiter - iterations)
-        if listeners.stride is not None:
-            steps = min(steps, listeners.stride - iterations % listeners.stride)
+        steps = min(most, listeners.stride(iterations) or most, goal.maxiter - iterations)
         if error_goal is not None:
             steps = min(steps, goal.stride(iterations))
         last = iterations + steps == goal.maxiter

@@ -76,12 +76,17 @@ def check_maxiter(value: Any, n: int) -> int:
     return int(float(value)) if type(value) is not int else value
 
 
+def require_function(callback: Any, name: str) -> Any:
+    """What is called, or None."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name} must be a function, got {type(callback).__name__}")
+    return callback
+
+
 def check_callback(callback: Any, name: str = "callback") -> tuple[Callable[..., Any] | None, bool]:
     """The callback, and whether it wants the rich state (a parameter named ``intermediate_result``)."""
-    if callback is None:
+    if require_function(callback, name) is None:
         return None, False
-    if not callable(callback):
-        raise TypeError(f"{name} must be a function, got {type(callback).__name__}")
     try:
         rich = "intermediate_result" in inspect.signature(callback).parameters
     except (TypeError, ValueError):  # some built-in functions have no signature
@@ -136,11 +141,14 @@ class Listeners:
     def __init__(self, callback: Any, progress: Any, order: Array | None = None) -> None:
         self.order = order  # unknown i of the solve is the user's order[i]
         self.callback, self.rich = check_callback(callback)
-        self.progress, _ = check_callback(progress, "progress")
+        self.progress = require_function(progress, "progress")
         self.each_iteration = self.callback is not None
         self.any = self.each_iteration or self.progress is not None
-        self.stride: int | None = None  # `stop` is called at every multiple of it, and where that is efficient
         self._next = 0.0
+
+    def stride(self, iterations: int) -> int | None:
+        """Iterations until `stop` is to be called again; None is for as many as are efficient."""
+        return None
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell them; whether the callback asked for the end.
@@ -156,7 +164,9 @@ class Listeners:
         unit : int
             Step lengths are ``2**unit`` times those of the log.
         """
-        if np.any(shift):
+        if self.callback is None and time.monotonic() < self._next:
+            return False
+        if shift if x.ndim == 1 else np.any(shift):
             x = x.copy()
             scale_rows(np.atleast_2d(x.T), np.atleast_1d(shift))
         if self.order is not None:
@@ -166,13 +176,16 @@ class Listeners:
             shown.flags.writeable = False
         last = log[-1:] if x.ndim == 1 else log
         with np.errstate(over="ignore", under="ignore"):
-            sizes = [
-                np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.atleast_1d(exponent)),
-                np.ldexp(last[:, loops.LOG_ALPHA], unit),
-                last[:, loops.LOG_BETA],
-                np.ldexp(np.sqrt(np.atleast_1d(target)), -np.atleast_1d(exponent)),
-            ]
-        state = IterationState(shown, iteration, *(float(a[0]) if x.ndim == 1 else a.copy() for a in sizes))
+            norms = np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.asarray(exponent))
+            targets = np.ldexp(np.sqrt(target), -np.asarray(exponent))
+            alphas = np.ldexp(last[:, loops.LOG_ALPHA], unit)
+        betas = last[:, loops.LOG_BETA]
+        if x.ndim == 1:
+            state = IterationState(
+                shown, iteration, float(norms[-1]), float(alphas[-1]), float(betas[-1]), float(targets)
+            )
+        else:
+            state = IterationState(shown, iteration, norms, alphas, betas.copy(), targets)
         if self.progress is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + INTERVAL
             self.progress(state)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays import Array, first_nonfinite, on_device, real_view
 from ..kernels import cpu, gpu, loops
-from ..kernels.layouts import DenseLower, HalfCSR
+from ..kernels.layouts import DenseLower, HalfCSR, HalfDIA
 from ..operators import MatrixOperator, Operator, Scaled, formats
 from ..operators.check import require_hermitian
 from ..operators.device import DeviceMatrix, extreme_exponent, times_power_of_two
@@ -79,14 +79,16 @@ class System:
 
     def _prepare(self) -> None:
         """How rows are shared out, and the layouts that the loop is given."""
-        operator, self.threads = self.operator, cpu.get_num_threads()
+        operator = self.operator
+        diagonal = isinstance(self.exact, HalfDIA) and self.exact.offsets.size == 0
+        self.threads = 1 if diagonal else cpu.get_num_threads()  # (few iterations are not worth waking a thread for)
         self.shares: tuple[int, int, Any] = (self.n, 0, None)  # a product in Python: vector passes only
         if not isinstance(operator, MatrixOperator):
             return
         self.shares = operator.shares
         if self.kind != "eisenstat":  # whose sweeps make the product
-            self.layout = formats.for_loop(operator.layout, operator.wanted)
-            if not isinstance(self.layout, HalfCSR):
+            self.layout = operator.for_loop()
+            if operator.half is None:
                 self.exact = self.layout
             self.rounded = formats.rounded(self.layout) if operator.wanted == "float32" else None
 
@@ -152,10 +154,11 @@ class System:
 
 
 def checked_system(operator: Operator, preconditioner: Operator | None, check: bool) -> System:
-    """A system whose parts were found Hermitian, by two products with each; unchecked if not `check`."""
+    """A system whose parts were found Hermitian, entry by entry or by two products; unchecked if not `check`."""
     norm, exponent, exponent_m = 0.0, 0, None
     if check and operator.shape[0] > 0:
-        norm, exponent = require_hermitian(operator, "A")
+        if not (isinstance(operator, MatrixOperator) and operator.symmetric):
+            norm, exponent = require_hermitian(operator, "A")
         fixed = not getattr(preconditioner, "varies", False)  # what varies is no one matrix that could be Hermitian
         if preconditioner is not None and fixed and not isinstance(preconditioner, Jacobi | Factored):
             exponent_m = require_hermitian(preconditioner, "M")[1] + getattr(preconditioner, "exponent", 0)
@@ -185,7 +188,7 @@ class Workspace:
         # otherwise fall on the same cache sets.
         line = 64 // dtype.itemsize
         if columns == 1:
-            self.V: Array = np.zeros((4, ((n // line + 1) | 1) * line), dtype)
+            self.V: Array = np.empty((4, ((n // line + 1) | 1) * line), dtype)
             self.s = np.zeros(loops.SCALARS)
         else:
             self.V = np.zeros((5, columns, n), dtype)  # the fifth is b, system by system
@@ -212,7 +215,9 @@ class Workspace:
     def _preconditioner(self, system: System, doubled: bool) -> Any:
         M = system.preconditioner
         if isinstance(M, Jacobi):
-            inverse = np.ldexp(M.inverse_diagonal, M.exponent + system.exponent_m).astype(self.Vr.dtype)
+            exponent = M.exponent + system.exponent_m
+            inverse = np.ldexp(M.inverse_diagonal, exponent) if exponent else M.inverse_diagonal
+            inverse = inverse.astype(self.Vr.dtype, copy=False)
             return np.repeat(inverse, 2) if doubled else inverse
         if isinstance(M, Factored) and self.kind in cpu.SWEEPING:
             return M.with_workspace(self.dtype, take_product=self.kind == "eisenstat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ SAFE_EXPONENT = {"f": 40, "d": 100}  # complex: by the type of its parts
 
 def extreme_exponent(largest: float, dtype: Any) -> int:
     """The power of two that brings extreme entries to about one; 0 for ordinary ones."""
-    if not np.isfinite(largest):
+    if not math.isfinite(largest):
         return 0
-    exponent = int(np.frexp(largest)[1])
+    exponent = math.frexp(largest)[1]
     return 0 if abs(exponent) <= SAFE_EXPONENT[dtype.char.lower()] else -exponent
 
 

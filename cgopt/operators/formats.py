@@ -8,7 +8,7 @@ single precision holds exactly are kept in it. All are lossless. `docs/performan
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,7 +21,10 @@ FORMATS = ("csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32")
 MOST_DIAGONALS = 64
 WORTH_SEARCHING = 1_000  # stored entries below which the choice could not pay for itself
 WORTH_NARROWING = 100_000  # values that fill a second-level cache; beyond, diagonals of narrow ones are twice as fast
-WORTH_SORTING = 20_000  # stored entries; below, branch predictors learn the rows' lengths by heart
+WORTH_SORTING = 12_000  # rows; below, branch predictors learn their lengths by heart
+EVEN = 0.6  # share of rows as long as the one before from which a loop's end is predicted well enough
+WORTH_SHARING = 20_000  # stored entries below which half the rows are no faster than all
+SAMPLE = 1000  # values that are looked at before all are
 ROWS_TO_HALVE = (12, 100)  # mean row lengths for which half the rows are faster: 1.2 to 1.45 times on one thread
 WINDOW_SHARE = 8  # one part in this many of the rows is what a chunk may reach back over
 WORTH_HALVING = 48  # rows of a dense matrix from which reading half of it pays (n = 100: 1.1 times, 2000: 2.7)
@@ -52,23 +55,31 @@ def to_sorted(A: CSR) -> SortedCSR:
 
 
 def to_dia(A: CSR, offsets: Array) -> DIA:
-    """Store as diagonals with the given offsets."""
-    offsets = np.sort(offsets).astype(np.int64)
+    """Store as diagonals with the given sorted offsets."""
     out = DIA(offsets, np.zeros((offsets.size, A.indptr.size - 1), A.data.dtype))
     cpu.fill_dia(A.indptr, A.indices, A.data, offsets, out.data)
     return out
 
 
-def to_half_dia(A: DIA) -> HalfDIA | None:
-    """The upper diagonals of a matrix, if it is real and exactly symmetric and has a main diagonal."""
-    offsets, data = A
-    count, n = offsets.size // 2, data.shape[1]
-    if data.dtype.kind != "f" or not np.array_equal(offsets, -offsets[::-1]) or offsets.size != 2 * count + 1:
+def to_half_dia(A: CSR, offsets: Array, found: Inspected | None) -> HalfDIA | None:
+    """Store the main diagonal and those above it, of a matrix whose diagonals have these sorted offsets.
+
+    None if it is not real and exactly symmetric, or has no main diagonal.
+    """
+    count, n = offsets.size // 2, A.indptr.size - 1
+    if A.data.dtype.kind != "f" or not np.array_equal(offsets, -offsets[::-1]) or offsets.size != 2 * count + 1:
         return None
+    above = offsets[count + 1 :].copy()
+    if found is not None:
+        half = HalfDIA(above, np.zeros((count, n), A.data.dtype), found.diagonal)
+        if count:
+            cpu.fill_half_dia(A.indptr, A.indices, A.data, above, half.data)
+        return half
+    data = to_dia(A, offsets).data  # rows may be unsorted, with entries that add up
     for k, offset in enumerate(offsets[count:]):
         if not np.array_equal(data[count + k, : n - offset], data[count - k, offset:]):
             return None
-    return HalfDIA(offsets[count + 1 :].copy(), data[count + 1 :].copy(), data[count].copy())
+    return HalfDIA(above, data[count + 1 :].copy(), data[count].copy())
 
 
 def all_diagonals(A: HalfDIA) -> DIA:
@@ -88,6 +99,9 @@ def narrowed(A: Any) -> Any:
     if A.data.dtype != np.float64 or sum(part.size for part in parts.values()) < WORTH_NARROWING:
         return A
     with np.errstate(over="ignore", under="ignore"):
+        first = A.data.reshape(-1)[:SAMPLE]
+        if not np.array_equal(first.astype(np.float32), first):
+            return A
         narrow = {name: part.astype(np.float32) for name, part in parts.items()}
     return A._replace(**narrow) if all(np.array_equal(narrow[name], parts[name]) for name in parts) else A
 
@@ -120,7 +134,103 @@ def to_csr(A: Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA) -> CSR:
     return out
 
 
-def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR | DIA | HalfDIA, str]:
+Rows = Dense | CSR | SortedCSR | DIA | HalfDIA
+
+
+class Inspected(NamedTuple):
+    """What one pass over a real matrix has found that is symmetric to the last bit, its columns rising in each row.
+
+    Attributes
+    ----------
+    norm : float
+        Largest row sum of absolute values.
+    bad_row : int
+        First row whose diagonal entry is not positive, or -1.
+    diagonal : (n,) array
+    half : HalfCSR or None
+        What is on and below the diagonal, where a solver's loop is faster with it, or it is asked for.
+    """
+
+    norm: float
+    bad_row: int
+    diagonal: Array
+    half: HalfCSR | None
+
+
+class Pattern(NamedTuple):
+    """How regular the rows are: how many are as long as the one before, and the diagonals, if few hold everything."""
+
+    same: int
+    offsets: Array | None
+
+
+def look_at_pattern(A: CSR, wanted: str | None) -> Pattern:
+    """Look for diagonals, as many as are worth it or asked for.
+
+    Raises
+    ------
+    ValueError
+        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many.
+    """
+    if wanted is not None and wanted not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)} or None, got {wanted!r}")
+    n, entries = A.indptr.size - 1, A.data.size
+    forced = wanted in ("dia", "half_dia")
+    if not forced and (wanted not in (None, "float32") or entries < WORTH_SEARCHING):
+        return Pattern(0, None)
+    value, index = A.data.itemsize, A.indices.itemsize
+    fewer_bytes = MOST_DIAGONALS if forced else (value + index) * entries // (value * n)
+    offsets = np.empty(min(MOST_DIAGONALS, fewer_bytes), np.int64)
+    same, count = cpu.survey(A.indptr, A.indices, offsets)
+    if forced and count < 0:
+        raise ValueError(
+            f"format={wanted!r} needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open"
+        )
+    return Pattern(same, np.sort(offsets[:count]) if count > 0 or forced else None)
+
+
+def inspect(A: CSR, wanted: str | None, pattern: Pattern) -> Inspected | None:
+    """Look at the values; None if the matrix is complex, not exactly symmetric, its rows unsorted, or not finite."""
+    indptr, indices, data = A
+    if data.dtype.kind != "f":
+        return None
+    n, keep = indptr.size - 1, pattern.offsets is None and worth_halving(A, wanted)
+    most = data.size // 2 + 1 if keep else 0
+    diagonal = np.zeros(n, data.dtype)
+    half = (np.empty(n + 1 if keep else 0, indptr.dtype), np.empty(most, indices.dtype), np.empty(most, data.dtype))
+    symmetric, norm, bad_row = cpu.inspect_symmetric(indptr, indices, data, indptr[:n].copy(), diagonal, *half)
+    if not symmetric or not norm < np.inf:
+        return None
+    if not keep:
+        return Inspected(norm, bad_row, diagonal, None)
+    rows, columns, values = half
+    return Inspected(norm, bad_row, diagonal, HalfCSR(rows, columns[: rows[n]], values[: rows[n]], diagonal))
+
+
+def look(A: CSR, wanted: str | None) -> tuple[Pattern, Inspected | None]:
+    """Look at the pattern and the values; at the values first of what may be a diagonal, which these then show."""
+    n = A.indptr.size - 1
+    if wanted is None and A.data.size == n >= WORTH_SEARCHING:
+        main = Pattern(n, np.zeros(1, np.int64))
+        found = inspect(A, wanted, main)
+        if found is not None and found.bad_row < 0:  # n positive entries on the diagonal: all there are
+            return main, found
+    pattern = look_at_pattern(A, wanted)
+    return pattern, inspect(A, wanted, pattern)
+
+
+def worth_halving(A: CSR, wanted: str | None) -> bool:
+    """Whether the lower triangle is asked for, or rows are of a length at which a loop is faster with it."""
+    n, entries = A.indptr.size - 1, A.data.size
+    if wanted == "half_csr":
+        return True
+    short, long = ROWS_TO_HALVE
+    if wanted not in (None, "float32") or entries < WORTH_SHARING or not short * n <= entries <= long * n:
+        return False
+    return cpu.back_reach(A.indptr, A.indices, cpu.share_rows(n, entries, A.indptr).bounds) * WINDOW_SHARE <= n
+
+
+def choose(A: CSR, wanted: str | None, pattern: Pattern, found: Inspected | None) -> tuple[Rows, str]:
     """Pick a layout for a sparse matrix, and the type of its values.
 
     Parameters
@@ -128,6 +238,9 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     A : CSR
     wanted : {"csr", "sorted", "half_csr", "dia", "half_dia", "dense", "float32"}, optional
         Force one. (With "float32" the choice is free: see `rounded`.)
+    pattern : Pattern
+    found : Inspected or None
+        None where the matrix is not known to be symmetric.
 
     Returns
     -------
@@ -138,18 +251,16 @@ def choose(A: CSR, wanted: str | None = None) -> tuple[Dense | CSR | SortedCSR |
     Raises
     ------
     ValueError
-        If `wanted` is not a format, or diagonals are wanted of a matrix that has too many or is not symmetric.
+        If a half is wanted of a matrix that is not symmetric.
     """
-    layout, why = _choose_pattern(A, wanted)
+    layout, why = _choose_layout(A, wanted, pattern, found)
     if isinstance(layout, Dense):
         return layout, why
     narrow = narrowed(layout)
     return narrow, why if narrow is layout else f"{why}; values exact in fp32"
 
 
-def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR | DIA | HalfDIA, str]:
-    if wanted is not None and wanted not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)} or None, got {wanted!r}")
+def _choose_layout(A: CSR, wanted: str | None, pattern: Pattern, found: Inspected | None) -> tuple[Rows, str]:
     n, entries = A.indptr.size - 1, A.data.size
     if wanted in ("csr", "half_csr"):  # (halved for a solver's loop only)
         return A, "asked for"
@@ -158,85 +269,36 @@ def _choose_pattern(A: CSR, wanted: str | None) -> tuple[Dense | CSR | SortedCSR
     if wanted == "dense":
         full = sp.csr_array((A.data, A.indices.view(f"i{A.indices.itemsize}"), A.indptr), shape=(n, n)).toarray()
         return Dense(full), "asked for"
-    free = wanted in (None, "float32")
-    if free and entries < WORTH_SEARCHING:
-        return A, "small"
-    value, index = A.data.itemsize, A.indices.itemsize
-    fewer_bytes = (value + index) * entries // (value * n) if free else MOST_DIAGONALS
-    offsets = np.empty(min(MOST_DIAGONALS, fewer_bytes), np.int64)
-    same, diagonals = cpu.survey(A.indptr, A.indices, offsets)
-    if not free and diagonals < 0:
-        raise ValueError(
-            f"format={wanted!r} needs a matrix with at most {MOST_DIAGONALS} diagonals; leave the format open"
-        )
-    if wanted == "dia":
-        return to_dia(A, offsets[:diagonals]), "asked for"
-    if wanted == "half_dia":
-        half = to_half_dia(to_dia(A, offsets[:diagonals]))
-        if half is None:
+    if wanted == "dia" and pattern.offsets is not None:
+        return to_dia(A, pattern.offsets), "asked for"
+    if pattern.offsets is not None:
+        half = to_half_dia(A, pattern.offsets, found)
+        if wanted == "half_dia" and half is None:
             raise ValueError(
                 "format='half_dia' needs a real, exactly symmetric matrix; use (A + A.T) / 2, or format='dia'"
             )
-        return half, "asked for"
-    if 0 < diagonals:  # as many as fit `offsets`: in fewer bytes than rows
-        full = to_dia(A, offsets[:diagonals])
-        half = to_half_dia(full)
+        count = pattern.offsets.size
         if half is not None:
-            return half, f"symmetric: {half.offsets.size + 1} of {diagonals} diagonals hold it"
-        return full, f"{diagonals} diagonals hold it in fewer bytes than rows"
-    if entries >= WORTH_SORTING and entries < LONG_ROWS * n and same < 0.95 * n:
-        return to_sorted(A), f"short rows of uneven length ({1 - same / n:.0%} differ from the row before)"
+            why = f"symmetric: {half.offsets.size + 1} of {count} diagonals hold it"
+            return half, "asked for" if wanted == "half_dia" else why
+        return to_dia(A, pattern.offsets), f"{count} diagonals hold it in fewer bytes than rows"
+    if entries < WORTH_SEARCHING:
+        return A, "small"
+    if found is not None and found.half is not None:
+        return A, "for true residuals only"
+    if n >= WORTH_SORTING and entries < LONG_ROWS * n and pattern.same < EVEN * n:
+        return to_sorted(A), f"short rows of uneven length ({1 - pattern.same / n:.0%} differ from the row before)"
     return (
         A,
-        "rows of even length" if same >= 0.95 * n else "long rows" if entries >= LONG_ROWS * n else "small",
+        "rows of even length" if pattern.same >= EVEN * n else "long rows" if entries >= LONG_ROWS * n else "small",
     )
 
 
-def to_half_csr(A: CSR) -> HalfCSR | None:
-    """The lower triangle of a matrix, if that is real and exactly symmetric."""
-    indptr, indices, data = A
-    if data.dtype.kind != "f":
-        return None
-    n, most = indptr.size - 1, data.size // 2 + 1
-    out = HalfCSR(
-        np.empty_like(indptr), np.empty(most, indices.dtype), np.empty(most, data.dtype), np.zeros(n, data.dtype)
-    )
-    if not cpu.take_lower(indptr, indices, data, indptr[:n].copy(), *out):
-        return None
-    return out._replace(indices=out.indices[: out.indptr[n]], data=out.data[: out.indptr[n]])
-
-
-def half_rows(A: CSR | SortedCSR, wanted: str | None) -> CSR | SortedCSR | HalfCSR:
-    """The lower triangle where that is asked for, or rows are of a length at which it is faster; else A."""
-    n, entries = A.indptr.size - 1, A.data.size
-    short, long = ROWS_TO_HALVE
-    if wanted == "half_csr":
-        half = to_half_csr(to_csr(A))
-        if half is None:
-            raise ValueError(
-                "format='half_csr' needs a real, exactly symmetric matrix with sorted rows; use (A + A.T) / 2 and "
-                "A.sort_indices(), or format='csr'"
-            )
-        return half
-    if wanted not in (None, "float32") or entries < WORTH_SORTING or not short * n <= entries <= long * n:
-        return A
-    half = to_half_csr(to_csr(A))
-    far = half is None or cpu.share_half(half, half.data.dtype).spill.shape[1] * WINDOW_SHARE > n
-    return A if half is None or far else half
-
-
-def for_loop(A: Layout, wanted: str | None = None) -> Layout:
+def for_loop(A: Layout) -> Layout:
     """The layout that a solver's loop multiplies by, where A is known to be symmetric.
 
     (Products outside the loop use all of A: it is from them that a matrix is seen not to be symmetric.)
-
-    Raises
-    ------
-    ValueError
-        If half of a matrix is wanted that is not exactly symmetric.
     """
-    if isinstance(A, CSR | SortedCSR):
-        return half_rows(A, wanted)
     if not isinstance(A, Dense):
         return A
     n = A.values.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from ..arrays import (
     supported_dtype,
 )
 from ..kernels import cpu
-from ..kernels.layouts import CSR, DIA, Dense, HalfDIA, SortedCSR
+from ..kernels.layouts import CSR, DIA, Dense, HalfCSR, HalfDIA, Layout, SortedCSR, Work
 from . import formats
 from .base import Operator
 from .device import DeviceMatrix, extreme_exponent
@@ -63,16 +64,30 @@ class MatrixOperator(Operator):
         First row whose diagonal entry is not positive, or -1.
     exponent : int
         The layout holds ``2**exponent * A``; 0 unless the entries are extremely large or small.
+    symmetric : bool
+        Whether it was seen to be symmetric to the last bit, which is looked for in sparse real matrices.
+    half : HalfCSR or None
+        The lower triangle, where a solver's loop is faster with it.
     """
+
+    layout: Dense | CSR | SortedCSR | DIA | HalfDIA
+    half: HalfCSR | None
 
     def __init__(self, A: Any, *, format: str | None = None, name: str = "A") -> None:
         if A.ndim != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(f"{name} must be square, got shape {A.shape}; for least squares pass {name}.T @ {name}")
         self.shape = (int(A.shape[0]), int(A.shape[1]))
         self.exponent, self.why, self.wanted = 0, "given so", format
+        self.symmetric, self.half = False, None
+        self._diagonal: Array | None = None
+        self._threads = cpu.get_num_threads()
+        self._source = weakref.ref(A)
         if sp.issparse(A):
             self.dtype = supported_dtype(A.dtype, name)
-            layout: Any = formats.csr_arrays(A.tocsr().astype(self.dtype, copy=False))
+            rows = A if A.format == "csr" else A.tocsr()
+            self._store_sparse(
+                formats.csr_arrays(rows if rows.dtype == self.dtype else rows.astype(self.dtype)), format, name
+            )
         else:
             if format not in (None, "dense", "float32"):
                 raise ValueError(f"{name} is a dense array, to which format={format!r} does not apply; leave it open")
@@ -80,24 +95,50 @@ class MatrixOperator(Operator):
             self.dtype = values.dtype
             if values.flags.f_contiguous and self.dtype.kind == "f":
                 values = values.T  # Hermitian and real: the transpose is the matrix, and is stored by rows
-            layout = Dense(np.ascontiguousarray(values))
+            self.layout = self._scanned(Dense(np.ascontiguousarray(values)), name)
+
+    def _store_sparse(self, rows: CSR, format: str | None, name: str) -> None:
+        """Choose a layout for compressed rows, by one look at the pattern and one at the values."""
+        pattern, found = formats.look(rows, format)
+        # The largest entry lies between the largest sum of a row and its n-th part.
+        if found is None or self._extreme(found.norm) or self._extreme(found.norm / max(1, self.shape[0])):
+            rows = self._scanned(rows, name)
+            pattern, found = formats.look(rows, format) if self.exponent else (pattern, found)
+        if found is not None:
+            self.norm_bound, self.bad_row, self._diagonal = float(found.norm), int(found.bad_row), found.diagonal
+            self.symmetric = True
+        self.layout, self.why = formats.choose(rows, format, pattern, found)
+        if found is not None and found.half is not None and isinstance(self.layout, CSR):
+            kind = self.layout.data.dtype
+            self.half = found.half._replace(
+                data=found.half.data.astype(kind, copy=False), diagonal=found.diagonal.astype(kind, copy=False)
+            )
+
+    def _extreme(self, size: float) -> int:
+        """The power of two by which a matrix with entries of that size is to be multiplied."""
+        return extreme_exponent(size, np.dtype(np.float32) if self.wanted == "float32" else self.dtype)
+
+    def _scanned(self, layout: Any, name: str) -> Any:
+        """The layout, times a power of two where its entries are extreme; what is finite, and how large, is noted.
+
+        Raises
+        ------
+        ValueError
+            If an entry is not finite.
+        """
         norm, largest, bad_row, bad_entry = _scan(layout)
         if bad_entry >= 0:
             raise ValueError(
                 f"{name} holds NaN or infinity, first in row {_row_of(layout, bad_entry)}; all must be finite"
             )
-        self.exponent = extreme_exponent(largest, np.dtype(np.float32) if format == "float32" else self.dtype)
+        self.exponent = self._extreme(largest)
         if self.exponent:
             field = "values" if isinstance(layout, Dense) else "data"
             stored = np.ascontiguousarray(getattr(layout, field))
             layout = layout._replace(**{field: np.ldexp(real_view(stored), self.exponent).view(stored.dtype)})
             norm = _scan(layout)[0]
         self.norm_bound, self.bad_row = float(norm), int(bad_row)
-        self.layout: Dense | CSR | SortedCSR | DIA | HalfDIA = layout
-        if isinstance(layout, CSR):
-            self.layout, self.why = formats.choose(layout, format)
-        self.work = cpu.share_rows(*self.shares)
-        self._source = weakref.ref(A)
+        return layout
 
     def same_matrix(self, other: Operator) -> bool:
         """Whether the other operator was made from the very same matrix."""
@@ -111,6 +152,11 @@ class MatrixOperator(Operator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._source = weakref.ref(self)
+
+    @functools.cached_property
+    def work(self) -> Work:
+        """How products share out the rows."""
+        return cpu.share_rows(*self.shares, threads=self._threads)
 
     @property
     def shares(self) -> tuple[int, int, Any]:
@@ -145,8 +191,25 @@ class MatrixOperator(Operator):
         out[...] = product.T
         self._unscale(out)
 
+    def for_loop(self) -> Layout:
+        """What the loop for one right-hand side multiplies by, which takes the matrix to be symmetric.
+
+        Raises
+        ------
+        ValueError
+            If half of a matrix is wanted that is not exactly symmetric.
+        """
+        if self.wanted == "half_csr" and self.half is None:
+            raise ValueError(
+                "format='half_csr' needs a real, exactly symmetric matrix with sorted rows; use (A + A.T) / 2 and "
+                "A.sort_indices(), or format='csr'"
+            )
+        return self.half if self.half is not None else formats.for_loop(self.layout)
+
     def stored_diagonal(self) -> Array:
         """The diagonal as stored, ``2**exponent`` times A's, (n,)."""
+        if self._diagonal is not None:
+            return self._diagonal.copy()
         stored: Array = cpu.diagonal(self.layout, self.shape[0])
         return stored.astype(self.dtype, copy=False)
 

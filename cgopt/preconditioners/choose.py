@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..kernels.layouts import HalfDIA
 from ..operators import MatrixOperator, Operator, as_operator
 from ..operators.formats import count_entries
 from .base import Preconditioner
@@ -65,8 +66,10 @@ class Patience(NamedTuple):
 
 
 def worth_choosing(A: Operator) -> bool:
-    """Whether there is a choice: for real matrices that are sparse."""
-    return isinstance(A, MatrixOperator) and A.dtype.kind == "f" and A.format != "dense" and A.bad_row < 0
+    """Whether there is a choice: for real matrices that are sparse, and more than a diagonal."""
+    if not isinstance(A, MatrixOperator) or A.dtype.kind != "f" or A.format == "dense" or A.bad_row >= 0:
+        return False
+    return not (isinstance(A.layout, HalfDIA) and A.layout.offsets.size == 0)
 
 
 def choose(A: Any) -> Preconditioner:
@@ -149,7 +152,7 @@ def as_preconditioner(M: Any, A: Operator, name: str = "M") -> Operator | None:
         if M.lower() == "auto":
             if worth_choosing(A):
                 return choose(A)
-            return None if A.diagonal() is None else Jacobi(A)
+            return Jacobi(A) if isinstance(A, MatrixOperator) or A.diagonal() is not None else None
         if M.lower() not in NAMES:
             near = difflib.get_close_matches(M.lower(), (*NAMES, "auto", "none"), 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

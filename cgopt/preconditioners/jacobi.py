@@ -44,16 +44,18 @@ class Jacobi(Preconditioner):
         start = time.perf_counter()
         # The inverse is 2^exponent times what is stored: of a matrix whose entries are extreme, the stored form of
         # which is multiplied by a power of two, the inverse itself may be out of range.
-        self.exponent = 0
+        self.exponent, known_positive = 0, False
         if on_device(A) and getattr(A, "ndim", 2) == 1:
             diagonal = as_device_array(A, "A")
         elif isinstance(A, np.ndarray) and A.ndim == 1:
             diagonal = A
         else:
             operator = as_operator(A)
-            known = operator.diagonal()
             if isinstance(operator, MatrixOperator | DeviceMatrix):
                 known, self.exponent = operator.stored_diagonal(), operator.exponent
+                known_positive = operator.bad_row < 0  # and finite
+            else:
+                known = operator.diagonal()
             if known is None:
                 raise TypeError(
                     "A does not tell its diagonal; give it a `diagonal` method, or pass the diagonal as an (n,) array"
@@ -61,9 +63,9 @@ class Jacobi(Preconditioner):
             diagonal = known
         self.on_device = self.capturable = on_device(diagonal)
         diagonal = (diagonal if self.on_device else np.asarray(diagonal)).real
-        if not np.isfinite(diagonal).all():
+        if not known_positive and not np.isfinite(diagonal).all():
             raise ValueError("the diagonal of A holds NaN or infinity; every entry must be finite")
-        if not real_positive(diagonal):
+        if not known_positive and not real_positive(diagonal):
             row = int(np.argmax(~(diagonal > 0.0)))
             raise ValueError(
                 f"diagonal entry {row} of A is {diagonal[row]:g}; Jacobi needs positive ones "

@@ -112,7 +112,7 @@ def matrix(layout, dtype, n=N):
         return DenseLower(np.pad(dense, ((0, 0), (0, 7)))), dense
     if layout == "half_csr":
         dense = np.tril(dense) + np.tril(dense, -1).T
-        return formats.to_half_csr(formats.csr_arrays(sp.csr_array(dense))), dense
+        return MatrixOperator(sp.csr_array(dense), format="half_csr").half, dense
     if layout == "rounded":  # the diagonal in double precision, whatever the rest is in
         diagonal = random(rng, n, F64)
         rows = formats.to_sorted(formats.csr_arrays(sp.csr_array(dense - np.diag(dense.diagonal()))))
@@ -262,7 +262,7 @@ def test_product_with_any_set_of_symmetric_diagonals(offsets, n, form):
     dense = upper + upper.T
     both = np.concatenate((-offsets[::-1], [0], offsets))
     full = formats.to_dia(formats.csr_arrays(sp.csr_array(dense)), both)
-    A = formats.to_half_dia(full)
+    A = MatrixOperator(sp.csr_array(dense), format="half_dia").layout
     np.testing.assert_array_equal(A.offsets, offsets)
     np.testing.assert_array_equal(formats.all_diagonals(A).data, full.data)
     np.testing.assert_array_equal(reference.product(A, np.eye(n)), dense)
@@ -281,7 +281,7 @@ def test_half_the_rows_in_any_number_of_chunks(chunks):
     lower = sp.random_array((n, n), density=0.02, rng=rng, format="lil")
     A = sp.csr_array(sp.tril(lower, -1))
     A = sp.csr_array(A + A.T + sp.diags_array(rng.standard_normal(n)))
-    half = formats.to_half_csr(formats.csr_arrays(A))
+    half = MatrixOperator(A, format="half_csr").half
     work = cpu.share_half(half, F64, threads=1)
     bounds = np.linspace(0, n, chunks + 1).astype(np.int64)
     back = max((int(low - A[low:high].indices.min()) for low, high in itertools.pairwise(bounds) if low), default=0)

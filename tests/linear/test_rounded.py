@@ -53,7 +53,7 @@ def test_entries_are_rounded_and_the_sums_of_rows_kept(name):
     A, kind = in_layout(name)
     n = A.shape[0]
     operator = MatrixOperator(A, format="float32")
-    layout = formats.rounded(formats.for_loop(operator.layout, "float32"))
+    layout = formats.rounded(operator.for_loop())
     assert isinstance(layout, kind)
     assert layout.data.dtype == np.float32
     assert layout.diagonal.dtype == np.float64

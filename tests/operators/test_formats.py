@@ -122,24 +122,29 @@ def test_half_and_all_of_the_rows_give_the_same_iterates():
     assert np.linalg.norm(b - A @ result.x) <= 1.01e-11 * np.linalg.norm(b)
 
 
+def not_symmetric(A):
+    operator = MatrixOperator(A)
+    return operator.half is None and not operator.symmetric
+
+
 def test_half_the_rows_are_taken_only_of_an_exactly_symmetric_matrix():
     A = elasticity().tocsr()
     A.sort_indices()
-    assert formats.to_half_csr(formats.csr_arrays(A)) is not None
+    assert MatrixOperator(A).half is not None
     row = A.shape[0] // 2
     for entry in (A.indptr[row], A.indptr[row + 1] - 1):  # one below the diagonal, one above
         off = A.copy()
         off.data[entry] = np.nextafter(off.data[entry], np.inf)
-        assert formats.to_half_csr(formats.csr_arrays(off)) is None
+        assert not_symmetric(off)
         gone = A.copy().tolil()
         gone[row, A.indices[entry]] = 0.0
         gone = gone.tocsr()
         gone.eliminate_zeros()
-        assert formats.to_half_csr(formats.csr_arrays(gone)) is None
+        assert not_symmetric(gone)
     with pytest.raises(ValueError, match="exactly symmetric"):
         cgopt.CGSolver(off, format="half_csr")
     assert cgopt.CGSolver(off).bytes_per_iteration == cgopt.CGSolver(off, format="csr").bytes_per_iteration
-    assert formats.to_half_csr(formats.csr_arrays(A * (1.0 + 0.0j))) is None
+    assert not_symmetric(A * (1.0 + 0.0j))
 
 
 def test_half_the_rows_is_for_matrices_whose_rows_reach_back_a_little():
@@ -147,10 +152,72 @@ def test_half_the_rows_is_for_matrices_whose_rows_reach_back_a_little():
     order = np.random.default_rng(34).permutation(A.shape[0])
     shuffled = sp.csr_array(A[order][:, order])
     shuffled.sort_indices()
-    half = [formats.to_half_csr(formats.csr_arrays(matrix)) for matrix in (A, shuffled)]
+    half = [MatrixOperator(matrix, format="half_csr").half for matrix in (A, shuffled)]
     windows = [cpu.share_half(lower, np.float64, threads=2).spill.shape[1] for lower in half]
     assert (
         windows[0] <= 2 * 62 + 64
     )  # two unknowns of each of a grid line's nodes and one more, chunks in whole windows
     assert windows[1] > A.shape[0] // 4
     assert ("half of the rows" in repr(cgopt.CGSolver(shuffled))) == (cgopt.get_num_threads() == 1)
+
+
+@given(
+    sparse_spd(st.integers(1, 40)), st.integers(0, 2**32 - 1), st.sampled_from(["as it is", "value", "entry", "rows"])
+)
+def test_one_look_finds_symmetry_norm_and_diagonal(A, seed, change):
+    A = sp.csr_array(A)
+    rng = np.random.default_rng(seed)
+    if change == "value":
+        k = rng.integers(A.nnz)
+        A.data[k] = np.nextafter(A.data[k], np.inf, dtype=A.dtype)
+    elif change == "entry":
+        A.data[rng.integers(A.nnz)] = 0.0
+        A.eliminate_zeros()
+    elif change == "rows":
+        A = A[:, ::-1].tocsr()
+    rows = formats.csr_arrays(A)
+    found = formats.inspect(rows, "half_csr", formats.look_at_pattern(rows, "half_csr"))
+    dense = A.toarray()
+    assert (found is not None) == (np.array_equal(dense, dense.T) and bool(A.has_sorted_indices))
+    if found is None:
+        return
+    np.testing.assert_array_equal(found.diagonal, dense.diagonal())
+    np.testing.assert_allclose(found.norm, np.abs(dense.astype(float)).sum(axis=1).max(), rtol=1e-13)
+    assert found.bad_row == (-1 if (dense.diagonal() > 0).all() else np.argmax(~(dense.diagonal() > 0)))
+    lower = sp.csr_array((found.half.data, found.half.indices, found.half.indptr), shape=A.shape).toarray()
+    np.testing.assert_array_equal(lower, np.tril(dense, -1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(3, 3), (7, 2)])
+def test_no_look_passes_over_what_is_not_finite(value, place):
+    A = cgopt.gallery.poisson((40, 50)).tolil()
+    A[place] = A[place[::-1]] = value
+    with pytest.raises(ValueError, match=f"NaN or infinity, first in row {min(place)}"):
+        MatrixOperator(A.tocsr())
+
+
+def test_many_rows_of_uneven_length_are_sorted_and_few_are_not():
+    rng = np.random.default_rng(35)
+    for n, format in ((formats.WORTH_SORTING + 100, "sorted"), (formats.WORTH_SORTING - 100, "csr")):
+        A = sp.random_array((n, n), density=3.0 / n, rng=rng)
+        A = sp.csr_array(A + A.T + 10.0 * sp.eye_array(n))
+        assert MatrixOperator(A).format == format
+
+
+def test_a_diagonal_matrix_is_solved_at_once():
+    A = sp.diags_array(np.linspace(1e-3, 1e6, 5000)).tocsr()
+    solver = cgopt.CGSolver(A, M="auto")
+    result = solver.solve(np.ones(5000), rtol=1e-12)
+    assert result.converged
+    assert result.iterations == 1
+    assert type(solver.preconditioner).__name__ == "Jacobi"
+    np.testing.assert_allclose(result.x, 1.0 / A.diagonal(), rtol=1e-12)
+
+
+def test_as_many_entries_as_rows_need_not_be_a_diagonal():
+    n = 2000
+    A = sp.csr_array(np.fliplr(np.eye(n)))
+    x = np.random.default_rng(36).standard_normal(n)
+    np.testing.assert_array_equal(MatrixOperator(A) @ x, x[::-1])
+    assert MatrixOperator(A).bad_row == 0

@@ -33,13 +33,14 @@ from .inspect import (
     diagonal,
     diagonal_csr,
     fill_dia,
+    fill_half_dia,
     fill_probe,
+    inspect_symmetric,
     rows_of_dia,
     scan_csr,
     scan_dense,
     sort_rows,
     survey,
-    take_lower,
     unsort_rows,
 )
 from .networks import (
@@ -53,6 +54,7 @@ from .networks import (
 )
 from .threads import (
     SMALL,
+    back_reach,
     get_num_threads,
     max_num_threads,
     run,
@@ -68,6 +70,7 @@ __all__ = [
     "adam_step",
     "add_scale_units",
     "aggregation",
+    "back_reach",
     "blend",
     "block_advance",
     "block_gram",
@@ -80,9 +83,11 @@ __all__ = [
     "dot",
     "factorization",
     "fill_dia",
+    "fill_half_dia",
     "fill_probe",
     "forward_one",
     "get_num_threads",
+    "inspect_symmetric",
     "layout_name",
     "max_num_threads",
     "momentum_step",
@@ -108,7 +113,6 @@ __all__ = [
     "steihaug_steps",
     "survey",
     "sweeps",
-    "take_lower",
     "unsort_rows",
 ]
 

@@ -158,36 +158,70 @@ def _rows_of_dia(offsets: Any, data: Any, indptr: Any, indices: Any, out: Any) -
         indptr[i + 1] = k
 
 
-def _take_lower(
-    indptr: Any, indices: Any, data: Any, ahead: Any, new_indptr: Any, new_indices: Any, new_data: Any, diagonal: Any
+def _inspect_symmetric(
+    indptr: Any, indices: Any, data: Any, ahead: Any, diagonal: Any, new_indptr: Any, new_indices: Any, new_data: Any
 ) -> Any:
-    """Write `HalfCSR`'s arrays; whether the matrix is exactly symmetric, its columns rising in each row.
+    """Whether a real matrix is exactly symmetric, its columns rising in each row; and what `scan_csr` says of it.
 
-    ``ahead[j]``, first ``indptr[j]``, is the entry of row j that mirrors the next one above the diagonal in column j.
+    The diagonal is written, and `HalfCSR`'s other arrays where they have room: with an empty ``new_indices`` nothing is
+    stored. ``ahead[j]``, first ``indptr[j]``, is the entry of row j that mirrors the next one above the diagonal in
+    column j. The largest row sum of absolute values is infinite where an entry is; NaN is its own mirror image nowhere.
     """
+    n = U(indptr.shape[0] - 1)
+    keep = new_indices.shape[0] > 0
+    norm = 0.0
+    bad_row = np.int64(-1)
     k = U(0)
-    new_indptr[0] = 0
-    for i in range(U(indptr.shape[0] - 1)):
+    if keep:
+        new_indptr[0] = 0
+    for i in range(n):
         e, end = U(indptr[i]), U(indptr[i + ONE])
+        below = 0.0
+        above = 0.0
+        main = 0.0
         while e < end and indices[e] < i:
-            new_indices[k] = indices[e]
-            new_data[k] = data[e]
-            k += ONE
+            if keep:
+                new_indices[k] = indices[e]
+                new_data[k] = data[e]
+                k += ONE
+            below += abs(np.float64(data[e]))
             e += ONE
         if ahead[i] != e:  # the rows above have mirrored fewer
-            return False
-        new_indptr[i + ONE] = k
+            return False, norm, bad_row
+        if keep:
+            new_indptr[i + ONE] = k
         if e < end and indices[e] == i:
+            main = np.float64(data[e])
             diagonal[i] = data[e]
             e += ONE
+        if not main > 0.0:
+            if main != main:
+                return False, norm, bad_row
+            bad_row = np.int64(i) if bad_row < 0 else bad_row
         while e < end:
             j = U(indices[e])
+            if j <= i or j >= n:
+                return False, norm, bad_row
             mirror = U(ahead[j])
-            if j <= i or mirror >= U(indptr[j + ONE]) or indices[mirror] != i or data[mirror] != data[e]:
-                return False
+            if mirror >= U(indptr[j + ONE]) or indices[mirror] != i or data[mirror] != data[e]:
+                return False, norm, bad_row
             ahead[j] = mirror + ONE
+            above += abs(np.float64(data[e]))
             e += ONE
-    return True
+        norm = max(norm, below + above + abs(main))
+    return True, norm, bad_row
+
+
+def _fill_half_dia(indptr: Any, indices: Any, data: Any, offsets: Any, out: Any) -> None:
+    """``out[d, i] = A[i, i + offsets[d]]`` with sorted positive offsets, the columns of A rising in each row."""
+    for i in range(U(indptr.shape[0] - 1)):
+        d = U(0)
+        for k in range(U(indptr[i]), U(indptr[i + ONE])):
+            if U(indices[k]) > i:
+                o = U(indices[k]) - i
+                while U(offsets[d]) != o:
+                    d += ONE
+                out[d, i] = data[k]
 
 
 def _fill_probe(v: Any, seed: Any) -> None:
@@ -237,6 +271,7 @@ survey = compiled(_survey, threaded=False)
 fill_dia = compiled(_fill_dia, threaded=False)
 sort_rows = compiled(_sort_rows, threaded=False)
 unsort_rows = compiled(_unsort_rows, threaded=False)
-take_lower = compiled(_take_lower, threaded=False)
+inspect_symmetric = compiled(_inspect_symmetric, threaded=False)
+fill_half_dia = compiled(_fill_half_dia, threaded=False)
 rows_of_dia = compiled(_rows_of_dia, threaded=False)
 fill_probe = compiled(_fill_probe, threaded=False)

@@ -2,12 +2,14 @@
 
 A solve is cut into as many chunks of rows as there are threads (one if it is small). Whether the chunks then run
 on threads or one after the other changes no sum, so each case where threads would be wrong simply runs serial:
-in a forked child (OpenMP terminates it), and while another solve of this process has the threads (two teams on
-the same cores slow each other down, and numba's portable thread pool aborts on concurrent calls).
+in a forked child (OpenMP terminates it), while another solve of this process has the threads (two teams on the same
+cores slow each other down, and numba's portable thread pool aborts on concurrent calls), and while other programs keep
+all cores busy.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from typing import Any
@@ -17,10 +19,13 @@ import numpy as np
 from numba.np.ufunc.parallel import _launch_threads
 
 from ..layouts import HalfCSR, Work
+from .placement import crowd, placement
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
 SUMS = 8  # partial sums per chunk: one cache line
+NO_SPILL = np.zeros((1, 0))
+SPINS = 1000  # looks that a thread takes before it sleeps: some 40 microseconds
 
 _threads: int | None = None
 _forked = False
@@ -93,8 +98,10 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
         By default what `get_num_threads` says.
     """
     parts = _parts(n, (entries + 4 * n) * columns, threads)
+    if parts == 1:
+        return Work(np.array((0, n)), np.zeros((1, max(SUMS, 2 * columns))), NO_SPILL)
     bounds = np.linspace(0, n, parts + 1).astype(np.int64)
-    if indptr is not None and parts > 1:
+    if indptr is not None:
         total = float(indptr[n]) + 6.0 * n
         candidates = np.arange(0, n + 1, ALIGN)
         work = indptr[candidates].astype(np.float64) + 6.0 * candidates
@@ -134,11 +141,17 @@ def share_half(A: HalfCSR, dtype: Any, threads: int | None = None) -> Work:
     """
     n = A.diagonal.shape[0]
     work = share_rows(n, 2 * A.data.size, A.indptr, threads=threads)
-    window = 0  # columns before a chunk's first row, down to the smallest
-    for low, high in zip(work.bounds[1:-1], work.bounds[2:], strict=True):
-        starts = A.indptr[low:high][A.indptr[low:high] < A.indptr[low + 1 : high + 1]]
-        window = max(window, int(low) - int(A.indices[starts].min(initial=low)))
-    return work._replace(spill=np.zeros((work.sums.shape[0], window), dtype))
+    reach = back_reach(A.indptr, A.indices, work.bounds)
+    return work._replace(spill=np.zeros((work.sums.shape[0], reach), dtype))
+
+
+def back_reach(indptr: Any, indices: Any, bounds: Any) -> int:
+    """How far, in columns that rise in each row, chunks reach back over the rows before their own."""
+    reach = 0
+    for low, high in itertools.pairwise(bounds[1:]):
+        starts = indptr[low:high][indptr[low:high] < indptr[low + 1 : high + 1]]
+        reach = max(reach, int(low) - int(indices[starts].min(initial=low)))
+    return reach
 
 
 def _parts(n: int, work: int, threads: int | None) -> int:
@@ -148,23 +161,26 @@ def _parts(n: int, work: int, threads: int | None) -> int:
 
 
 def _start_team() -> None:
-    """Start numba's threads, such that those with nothing to do sleep instead of spinning.
+    """Start numba's threads, such that those with nothing to do spin for some microseconds and then sleep.
 
-    Between two passes GNU's OpenMP spins by default, and where another program wants the core, the pass that everybody
+    By default GNU's OpenMP spins for milliseconds, and where another program wants the core, the pass that everybody
     waits for does not get it: 35 ms an iteration became 0.7 ms (10^5 unknowns, two cores, two other busy processes).
-    On a quiet machine the difference is 4 microseconds an iteration. The library reads the variable once, when it is
-    loaded; what the user has set stays.
+    Threads that sleep at once take longer to wake than a pass takes, where a virtual machine gives idle cores away; two
+    that wait for each other then never catch up. What they spin has to outlast a wake (docs/performance.md has the
+    times). The library reads the variables once, when it is loaded; what the user has set stays.
     """
     global _started
     _started = True
-    given = os.environ.get("OMP_WAIT_POLICY")
-    if given is None:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}
+    if not wanted.keys() & os.environ.keys():
+        os.environ.update(wanted)
+    else:
+        wanted = {}
     try:
         _launch_threads()
     finally:
-        if given is None:
-            del os.environ["OMP_WAIT_POLICY"]
+        for name in wanted:
+            del os.environ[name]
 
 
 def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
@@ -172,8 +188,14 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
     if w.sums.shape[0] == 1 or _forked or not _team.acquire(blocking=False):
         return kernel[0](*args)
     try:
+        threads = max_num_threads()
+        if not crowd.leaves_room(threads):
+            return kernel[0](*args)
         if not _started:
             _start_team()
-        return kernel[1](*args)
+        placement.keep_off(threads)
+        out = kernel[1](*args)
+        crowd.note_end()
+        return out
     finally:
         _team.release()

@@ -1,0 +1,99 @@
+"""Whether and where the threads of a team run: where a core is free, not on that of the thread that calls them.
+
+Linux wakes a thread on a core that is idle, if it knows of one. In a virtual machine it may not: the host has taken
+the idle core away, and what sleeps is woken on the core of the thread that wakes it. Two threads then take turns on one
+core until the balancer parts them, which is milliseconds later, or never where both sleep now and then. So the threads
+of a team are told, before they are called, to keep off the core of the thread that calls.
+
+And where other programs keep all cores busy, threads that wait for each other lose more than they gain. (Where one core
+is left they may: what runs on the others is often a thread of BLAS that spins, and gives way.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from numba import prange, types
+
+from .compile import compiled
+
+try:
+    _library: Any = ctypes.CDLL(None)
+    _current_core = _library.sched_getcpu
+    KNOWN = hasattr(_library, "gettid") and hasattr(os, "sched_setaffinity")
+except (AttributeError, OSError, TypeError):  # not Linux
+    KNOWN = False
+try:
+    _LOAD = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+except (AttributeError, OSError):
+    _LOAD = -1
+AGAIN = 1e-3  # seconds between two looks at what else runs
+RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
+
+_gettid = types.ExternalFunction("gettid", types.int32())
+
+
+def _note_threads(numbers: Any) -> None:
+    """Each thread of the team writes its number, by which the operating system knows it."""
+    for t in prange(numbers.shape[0]):
+        numbers[t] = _gettid()
+
+
+note_threads = compiled(_note_threads, threaded=True)
+
+
+class Placement(threading.local):
+    """The team of the current thread (OpenMP has one for each thread that calls it), and the core that it keeps off."""
+
+    def __init__(self) -> None:
+        self.team: list[int] = []
+        self.avoided = -1
+
+    def keep_off(self, threads: int) -> None:
+        """Keep the team of `threads`, the calling one among them, off the core that this thread runs on."""
+        if not KNOWN:
+            return
+        core = _current_core()
+        if core == self.avoided:
+            return
+        if not self.team:
+            numbers = np.zeros(threads, np.int64)
+            note_threads(numbers)
+            self.team = sorted(set(numbers.tolist()) - {threading.get_native_id()})
+        self.avoided = core
+        others = os.sched_getaffinity(0) - {core}
+        try:
+            for thread in self.team if others else ():
+                os.sched_setaffinity(thread, others)
+        except OSError:  # that thread has ended, or the system does not allow it: threads run where they are put
+            self.team = []
+
+
+class Crowd:
+    """What else wants the machine's cores, by the number of threads that run or could; unknown beside Linux."""
+
+    def __init__(self) -> None:
+        self.free, self._next, self._ended = True, 0.0, 0.0
+
+    def leaves_room(self, threads: int) -> bool:
+        """Whether other threads leave a core or more; looked at a thousand times a second at the most."""
+        now = time.monotonic()
+        if _LOAD >= 0 and now >= self._next:
+            self._next = now + AGAIN
+            runnable = int(os.pread(_LOAD, 64, 0).split()[3].partition(b"/")[0])
+            own = threads if now - self._ended < RESTLESS else 1
+            self.free = (os.cpu_count() or 1) - (runnable - own) >= 1
+        return self.free
+
+    def note_end(self) -> None:
+        """A team has just ended its work."""
+        self._ended = time.monotonic()
+
+
+placement = Placement()
+crowd = Crowd()
