@@ -9,13 +9,15 @@
     python -m benchmarks.learning ddpg-mujoco        DDPG, 2 seeds of MuJoCo, 100 000 or 300 000 steps
     python -m benchmarks.learning ddpg-mujoco --steps 1000000
     python -m benchmarks.learning mujoco --minutes 10
+    python -m benchmarks.learning dqn --env cgopt/MountainCar-v0 --first-seed 100
 
 Each run has a folder of its own under ``--folder`` and goes on from its last checkpoint, so a campaign may be stopped
 at any time, killed, or made in pieces with ``--minutes``; what is complete is not run again, and with more ``--steps``
-it goes on from where it ended. The table is of complete runs, and names those that are not. Each policy is evaluated on
-100 episodes (20 for MuJoCo), deterministically, in Gymnasium's own environment where there is one; that is the final
-return. Ten times during training it is evaluated on 10 episodes, and the highest mean of those is the best return. A
-run whose final return has lost more than half of what it had gained has collapsed.
+it goes on from where it ended. Options were chosen with the seeds from 0 on; ``--first-seed`` makes the runs with
+others, and records them in files of their own. The table is of complete runs, and names those that are not. Each policy
+is evaluated on 100 episodes (20 for MuJoCo), deterministically, in Gymnasium's own environment where there is one; that
+is the final return. Ten times during training it is evaluated on 10 episodes, and the highest mean of those is the best
+return. A run whose final return has lost more than half of what it had gained has collapsed.
 """
 
 from __future__ import annotations
@@ -188,10 +190,12 @@ def run(algorithm, env, seed, steps, episodes, folder, deadline):
     return result
 
 
-def about(name):
+def about(name, only, first):
     """The command that repeats the table, the machine and the versions."""
     packages = ("numpy", "numba", "gymnasium", *(("mujoco",) if "mujoco" in name else ()))
-    found = {"command": f"python -m benchmarks.learning {name}", "cpu": cpu_model(), "cores": os.cpu_count()}
+    command = " ".join(["python -m benchmarks.learning", name, *(f"--env {env}" for env in only or ())])
+    command += f" --first-seed {first}" if first else ""
+    found = {"command": command, "cpu": cpu_model(), "cores": os.cpu_count()}
     return found | {"versions": {"python": platform.python_version()} | {one: version(one) for one in packages}}
 
 
@@ -251,7 +255,8 @@ def table(runs, results, open_runs, told):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=list(SETS))
-    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--seeds", type=int, help="how many, instead of the set's")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the set's")
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"))
     parser.add_argument("--minutes", type=float, help="stop after this time; the next call goes on")
@@ -259,10 +264,11 @@ def main(argv=None):
     options = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message=".*out of date.*")  # the -v4 environments are what is published
     chosen = SETS[options.set]
-    seeds, deadline = options.seeds or chosen.seeds, Deadline(options.minutes)
+    first, deadline = options.first_seed, Deadline(options.minutes)
+    seeds = range(first, first + (options.seeds or chosen.seeds))
     runs = [(name, env, options.steps or steps, target) for name, env, steps, target in chosen.runs]
     results, open_runs = {(algorithm, env): [] for algorithm, env, _, _ in runs}, []
-    for seed in range(seeds):  # all environments with one seed before the next seed
+    for seed in seeds:  # all environments with one seed before the next seed
         for algorithm, env, steps, _ in runs:
             if options.env is None or env in options.env:
                 folder = options.folder / options.set / f"{algorithm}-{env.replace('/', '-')}-{seed}"
@@ -271,12 +277,13 @@ def main(argv=None):
                 results[algorithm, env].append(found)
                 if found is None:
                     open_runs.append(f"{env}, seed {seed}: {so_far(folder)}; {steps:,} are to be made.")
-    told = about(options.set)
+    told = about(options.set, options.env, first)
     text, record = table(runs, results, open_runs, told)
     print(text)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"learning-{options.set}.md").write_text(text)
-    (RESULTS / f"learning-{options.set}.json").write_text(json.dumps({**told, "results": record}, indent=1) + "\n")
+    name = f"learning-{options.set}" + (f"-from-{first}" if first else "")
+    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**told, "results": record}, indent=1) + "\n")
     return 0 if all(r is not None for found in results.values() for r in found) else 1
 
 

@@ -68,12 +68,10 @@ class DDPGConfig(OffPolicyConfig):
     """Standard deviation of noise on the target's actions."""
     target_noise_clip: float = 0.5
     """Bound of that noise."""
-    blas_threads: int = 1
-    """Threads of matrix products: two pay from about 256 units on. Their number is part of what gives the same bits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_critics", "policy_delay", "blas_threads"):
+        for name in ("n_critics", "policy_delay"):
             integer(name, getattr(self, name))
         number("actor_learning_rate", self.actor_learning_rate, low=0.0, open_low=True)
         for name in ("action_noise_std", "target_policy_noise", "target_noise_clip"):
@@ -156,9 +154,6 @@ class DDPG(OffPolicy):
             streams(self._seed(SMOOTHING), 1),
             np.zeros(kernels.REPORTS),
         )
-
-    def _threads(self) -> int:
-        return int(self.config.blas_threads)
 
     def _state(self) -> dict[str, Array]:
         agent = self.agent

@@ -98,10 +98,12 @@ class OffPolicyConfig(StepwiseConfig):
     """Steps over which it rises to 1."""
     buffer_memory: int = 1 << 30
     """Bytes of replay above which it is kept in files."""
+    blas_threads: int = 1
+    """Threads of matrix products: two pay from about 256 units on. Their number is part of what gives the same bits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "train_freq", "n_steps", "importance_steps"):
+        for name in ("buffer_size", "batch_size", "train_freq", "n_steps", "importance_steps", "blas_threads"):
             integer(name, getattr(self, name))
         for name, least in (("learning_starts", 0), ("gradient_steps", -1), ("buffer_memory", 0)):
             integer(name, getattr(self, name), minimum=least)
@@ -350,6 +352,9 @@ class OffPolicy(Stepwise):
 
     def _schedule(self) -> tuple[int, int, int]:
         return self.config.learning_starts, self.config.train_freq, self.config.gradient_steps
+
+    def _threads(self) -> int:
+        return int(self.config.blas_threads)
 
     def _iterate(self) -> dict[str, float]:
         c = self.config

@@ -44,7 +44,7 @@ COMPILED: dict[str, CompiledSpec] = {
             90.0,
         ),
         CompiledSpec("cgopt/SixStates-v0", "SixStates", 100, dynamics.SIX_STATES, SixStates, None),
-        CompiledSpec("cgopt/KeyDoor-v0", "KeyDoor", 120, dynamics.KEY_DOOR, KeyDoor, 1.0),
+        CompiledSpec("cgopt/KeyDoor-v0", "KeyDoor", 80, dynamics.KEY_DOOR, KeyDoor, 1.0),
     )
 }
 

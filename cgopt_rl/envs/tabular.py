@@ -55,7 +55,7 @@ class KeyDoor(gymnasium.Env):  # type: ignore[misc]
 
     The key lies in the room of the start, the door between the rooms opens to who has it, and the treasure in the other
     room is worth 1 and ends the episode. Nothing else has a reward: random steps find the treasure in fewer than one
-    of ten thousand episodes of 120 steps, and the shortest way takes 36. Actions are up, right, down and left. An
+    of ten thousand episodes of 80 steps, and the shortest way takes 36. Actions are up, right, down and left. An
     observation is ``(key * rows + y) * columns + x``.
 
     Attributes

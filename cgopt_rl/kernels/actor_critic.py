@@ -75,7 +75,7 @@ def estimate(learner: Any, batch: Any, normalizer: Any, options: Any) -> None:
             learner.values[t, i] = V[t * n + i, 0]
             learner.rewards[t, i] = batch.rewards[t, i] * options.reward_scale
             if batch.truncated[t, i] or t == T - 1:
-                normalize_row(normalizer, batch.final[t], i, h)
+                normalize_row(normalizer, batch.final[t], i, h, 0)
                 forward_one(value, h)
                 learner.next_values[t, i] = h[last, 0]
             else:

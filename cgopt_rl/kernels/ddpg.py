@@ -116,7 +116,7 @@ def explore(agent: Any, loop: Any, normalizer: Any, current: Any, i: Any) -> Non
     noise, s = agent.noise, loop.streams[i]
     warm = loop.counts[STEPS] >= loop.starts
     if warm:
-        normalize_row(normalizer, current, i, agent.h)
+        normalize_row(normalizer, current, i, agent.h, 0)
         forward_one(agent.network, agent.h)
     last = agent.network.sizes.shape[0] - 1
     for j in range(agent.low.shape[0]):

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cgopt.kernels.cpu.compile import compiled, helper
+from cgopt.kernels.cpu.compile import REASSOCIATE, chunk, compiled, helper
 
 from .rollouts import RELU, TANH, tanh
 
+U = np.uint64
 BLOCK = 128  # rows that go through a network together: what they leave stays in the cache
 
 
@@ -191,20 +192,13 @@ def backward_to_inputs(net: Any, theta: Any, dx: Any) -> None:
     np.dot(outputs_of(net, 0, dx.shape[0]), W.T, dx)
 
 
-@helper
+@chunk(REASSOCIATE)
 def norm(x: Any) -> Any:
-    """The Euclidean norm, summed in float64 (four partial sums, in a fixed order)."""
-    n = x.shape[0]
-    a = b = c = d = 0.0
-    for i in range(0, n - 3, 4):
-        x0, x1, x2, x3 = np.float64(x[i]), np.float64(x[i + 1]), np.float64(x[i + 2]), np.float64(x[i + 3])
-        a += x0 * x0
-        b += x1 * x1
-        c += x2 * x2
-        d += x3 * x3
-    for i in range(n - n % 4, n):
-        a += np.float64(x[i]) * np.float64(x[i])
-    return math.sqrt((a + b) + (c + d))
+    """The Euclidean norm, summed in float64."""
+    total = 0.0
+    for i in range(U(x.shape[0])):
+        total += np.float64(x[i]) * np.float64(x[i])
+    return math.sqrt(total)
 
 
 @helper

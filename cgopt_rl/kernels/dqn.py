@@ -22,7 +22,7 @@ from .dense import Dense, Optimizer
 from .off_policy import NORM, SCALE, STEPS, TURNS, Learner, note
 from .random import below, uniform
 from .replay import draw, reprioritize
-from .rollouts import forward
+from .rollouts import forward, normalize_row
 
 adam, backward, clip, descend, polyak = dense.adam, dense.backward, dense.clip, dense.descend, dense.polyak
 forward_batch = dense.forward
@@ -114,9 +114,7 @@ def explore(agent: Any, loop: Any, normalizer: Any, current: Any, i: Any) -> Non
     if steps < loop.starts or u < epsilon_at(agent.epsilon, steps):
         s, action = below(s, outputs - first)
     else:
-        for j in range(current.shape[1]):
-            x = (np.float64(current[i, j]) - normalizer.mean[j]) * normalizer.scale[j]
-            agent.h[0, j] = f32(min(max(x, -normalizer.clip), normalizer.clip))
+        normalize_row(normalizer, current, i, agent.h, 0)
         forward(agent, agent.h)
         action = argmax(agent.h, layer, first, outputs) - first  # of the advantages, where it is a dueling network
     loop.streams[i] = s

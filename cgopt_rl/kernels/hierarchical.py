@@ -17,7 +17,7 @@ from . import dqn
 from .off_policy import BROKEN, REWARD, STEPS, TURNS, UPDATES, Learner, Loop
 from .random import below, uniform
 from .replay import FILL, Batch, Replay, add
-from .rollouts import Normalizer, forward
+from .rollouts import Normalizer, copy_row, forward
 from .tabular import state_of
 
 f32 = np.float32
@@ -73,8 +73,7 @@ class Agent(NamedTuple):
 def pair(joint: Any, obs: Any, i: Any, goal: Any) -> None:
     """Row i of pairs: the state, and the unit vector of the goal."""
     d = obs.shape[1]
-    for j in range(d):
-        joint[i, j] = obs[i, j]
+    copy_row(obs, i, joint, i)
     for j in range(d, joint.shape[1]):
         joint[i, j] = f32(0.0)
     joint[i, d + goal] = f32(1.0)
@@ -91,13 +90,11 @@ def explore(agent: Any, loop: Any, normalizer: Any, current: Any, i: Any) -> Non
         if agent.meta_loop.counts[UPDATES] == 0 or u < epsilon_at(agent.meta_epsilon, steps):
             s, agent.goal[i] = below(s, agent.reached.shape[0])
         else:
-            for j in range(current.shape[1]):
-                meta.h[0, j] = current[i, j]
+            copy_row(current, i, meta.h, 0)
             forward(meta, meta.h)
             agent.goal[i] = argmax(meta.h, layer, first, meta.sizes[layer]) - first
         loop.streams[i] = s
-        for j in range(current.shape[1]):
-            agent.origins[i, j] = current[i, j]
+        copy_row(current, i, agent.origins, i)
         agent.chosen[i, 0] = agent.goal[i]
         agent.gain[i] = 0.0
     pair(agent.joint, current, i, agent.goal[i])

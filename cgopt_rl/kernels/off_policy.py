@@ -28,6 +28,7 @@ from cgopt.kernels.loops import bind
 
 from .environments import Dynamics, observe, reset, step
 from .replay import FILL, add
+from .rollouts import copy_row
 
 STEPS, TURNS, UPDATES, BROKEN = range(4)  # of `counts`
 LOSS, VALUE, HIGHEST, NORM, MADE, FIRST, REWARD, HORIZON, SCALE = range(9)  # of `totals`
@@ -186,21 +187,19 @@ def play(
 ) -> None:  # fmt: skip
     """T turns of compiled environments."""
     state, elapsed, starts, current, limit = simulation
-    n, d = current.shape
+    n = current.shape[0]
     for t in range(T):
         for i in range(n):
             explore(agent, loop, normalizer, current, i)
         for i in range(n):
-            for j in range(d):
-                loop.before[i, j] = current[i, j]
-                record.raw[t, i, j] = current[i, j]
+            copy_row(current, i, loop.before, i)
+            copy_row(current, i, record.raw[t], i)
             reward, terminated = step(state, i, loop.taken[i, 0])
             elapsed[i] += 1
             truncated = elapsed[i] >= limit
             record.rewards[t, i], record.terminated[t, i], record.truncated[t, i] = reward, terminated, truncated
             observe(state, i, current, i)
-            for j in range(d):
-                final[i, j] = current[i, j]
+            copy_row(current, i, final, i)
             loop.totals[REWARD] = max(loop.totals[REWARD], abs(reward))
             remember(agent, replay, loop, i, reward, final, terminated, truncated)
             if terminated or truncated:
@@ -214,8 +213,7 @@ def play(
 def begin(agent: Any, loop: Any, normalizer: Any, current: Any) -> None:
     """Act on the first observations of new episodes."""
     for i in range(current.shape[0]):
-        for j in range(current.shape[1]):
-            loop.before[i, j] = current[i, j]
+        copy_row(current, i, loop.before, i)
         loop.fresh[i] = True
         explore(agent, loop, normalizer, current, i)
 
@@ -231,7 +229,6 @@ def respond(
             remember(agent, replay, loop, i, rewards[i], final, terminated[i], truncated[i])
     learn(agent, replay, batch, loop, normalizer)
     for i in range(current.shape[0]):
-        for j in range(current.shape[1]):
-            loop.before[i, j] = current[i, j]
+        copy_row(current, i, loop.before, i)
         loop.fresh[i] = terminated[i] or truncated[i]
         explore(agent, loop, normalizer, current, i)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cgopt.kernels.cpu.compile import compiled, helper
 
 from .random import below, uniform
+from .rollouts import copy_row, normalize_row
 
 f32 = np.float32
 CURSOR, FILL = range(2)  # of `place`
@@ -129,11 +130,9 @@ def emit(replay: Any, i: Any, final: Any, terminated: Any) -> None:
     for k in range(held):
         total += discount * replay.window_rewards[i, (first + k) % steps]  # sum_k gamma^k r_k
         discount *= replay.gamma
-    for j in range(replay.obs.shape[1]):
-        replay.obs[row, j] = replay.window_obs[i, first, j]
-        replay.next_obs[row, j] = final[i, j]
-    for j in range(replay.actions.shape[1]):
-        replay.actions[row, j] = replay.window_actions[i, first, j]
+    copy_row(replay.window_obs[i], first, replay.obs, row)
+    copy_row(replay.window_actions[i], first, replay.actions, row)
+    copy_row(final, i, replay.next_obs, row)
     replay.rewards[row], replay.discounts[row] = f32(total), f32(discount)
     replay.terminated[row] = terminated
     if replay.tree.shape[0] > 0:
@@ -150,10 +149,8 @@ def add(
     """Add one step of environment i, row i of the arrays; `final` is what the action led to, before any reset."""
     steps = replay.window_rewards.shape[1]
     last = (replay.window[i, 0] + replay.window[i, 1]) % steps
-    for j in range(obs.shape[1]):
-        replay.window_obs[i, last, j] = obs[i, j]
-    for j in range(actions.shape[1]):
-        replay.window_actions[i, last, j] = actions[i, j]
+    copy_row(obs, i, replay.window_obs[i], last)
+    copy_row(actions, i, replay.window_actions[i], last)
     replay.window_rewards[i, last] = reward
     replay.window[i, 1] += 1
     if terminated or truncated:
@@ -187,13 +184,9 @@ def draw(replay: Any, batch: Any, normalizer: Any, scale: Any) -> None:
     replay.stream[0] = s
     for b in range(size):
         row = batch.rows[b]
-        for j in range(batch.obs.shape[1]):
-            x = (np.float64(replay.obs[row, j]) - normalizer.mean[j]) * normalizer.scale[j]
-            y = (np.float64(replay.next_obs[row, j]) - normalizer.mean[j]) * normalizer.scale[j]
-            batch.obs[b, j] = f32(min(max(x, -normalizer.clip), normalizer.clip))
-            batch.next_obs[b, j] = f32(min(max(y, -normalizer.clip), normalizer.clip))
-        for j in range(batch.actions.shape[1]):
-            batch.actions[b, j] = replay.actions[row, j]
+        normalize_row(normalizer, replay.obs, row, batch.obs, b)
+        normalize_row(normalizer, replay.next_obs, row, batch.next_obs, b)
+        copy_row(replay.actions, row, batch.actions, b)
         batch.rewards[b] = f32(replay.rewards[row] * scale)
         batch.discounts[b] = f32(0.0) if replay.terminated[row] else replay.discounts[row]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from cgopt.kernels.cpu.compile import compiled, helper
+from cgopt.kernels.cpu.compile import compiled, helper, inline
 
 from .environments import observe, reset, step
 from .random import normal, uniform
@@ -180,18 +180,25 @@ def sample(network: Any, h: Any, floats: Any, choices: Any, t: Any, i: Any, s: A
     return s
 
 
-@helper
-def normalize_row(normalizer: Any, raw: Any, i: Any, h: Any) -> None:
-    """Row i of `raw`, normalised, into the first row of h."""
+@inline
+def copy_row(source: Any, row: Any, target: Any, i: Any) -> None:
+    """A row of one array into row i of another."""
+    for j in range(source.shape[1]):
+        target[i, j] = source[row, j]
+
+
+@inline
+def normalize_row(normalizer: Any, raw: Any, row: Any, target: Any, i: Any) -> None:
+    """A row of `raw`, normalised, into row i of another array."""
     for j in range(raw.shape[1]):
-        x = (np.float64(raw[i, j]) - normalizer.mean[j]) * normalizer.scale[j]
-        h[0, j] = f32(min(max(x, -normalizer.clip), normalizer.clip))
+        x = (np.float64(raw[row, j]) - normalizer.mean[j]) * normalizer.scale[j]
+        target[i, j] = f32(min(max(x, -normalizer.clip), normalizer.clip))
 
 
 @helper
 def normalize(normalizer: Any, raw: Any, obs: Any, h: Any, t: Any, i: Any) -> None:
     """Row i of `raw`, normalised, into (t, i) of `obs` and the first row of h."""
-    normalize_row(normalizer, raw, i, h)
+    normalize_row(normalizer, raw, i, h, 0)
     for j in range(raw.shape[1]):
         obs[t, i, j] = h[0, j]
 

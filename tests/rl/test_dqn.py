@@ -152,6 +152,39 @@ def test_the_whole_step_is_that_of_torch():
     assert np.allclose(model.theta, new, atol=2e-6)
 
 
+def arrays_in(bundle):
+    """How many arrays there are in nested tuples."""
+    return sum(arrays_in(part) if isinstance(part, tuple) else isinstance(part, np.ndarray) for part in bundle)
+
+
+def test_a_gradient_step_allocates_nothing():
+    """Numba counts one header for each array that a call is given, and that is all."""
+    from numba.core.runtime import _nrt_python, rtsys
+
+    model = trained()
+    one_step(model)
+    _nrt_python.memsys_enable_stats()
+    before = rtsys.get_allocation_stats().alloc
+    one_step(model)
+    after = rtsys.get_allocation_stats().alloc
+    _nrt_python.memsys_disable_stats()
+    given = model.agent, model.replay.columns, model.batch, model.loop, model._normalizer()
+    assert after - before <= arrays_in(given)
+
+
+def test_matrix_products_run_on_the_threads_that_are_asked_for():
+    from threadpoolctl import threadpool_info
+
+    def threads(model, metrics):
+        seen.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    for asked in (1, 2):
+        seen = set()
+        model = DQN("cgopt/CartPole-v1", blas_threads=asked, **SMALL).learn(200, callback=threads)
+        assert seen == {asked}
+        assert np.array_equal(model.theta, trained(200, blas_threads=asked).theta)
+
+
 def test_target_networks_follow_by_copies_and_by_polyak_averages():
     hard = trained(600, target_update_interval=600, gradient_steps=1)
     assert np.array_equal(hard.agent.target, hard.theta)
