@@ -47,10 +47,12 @@ bench: $(call extra,bench) ## our own speed, quickly, in this environment (asv)
 	@test -f "$$HOME/.asv-machine.json" || $(bin)/asv machine --yes >/dev/null
 	@$(bin)/asv run --python=same --quick --show-stderr $(ARGS)
 
-bench-peers: $(call extra,bench) ## our speed beside other libraries: a table and a picture
+# With options, solves and products only; the options of training are those of bench-rl.
+bench-peers: $(call extra,bench) $(call extra,bench-rl) ## our speed beside other libraries: tables and pictures
 	@$(bin)/python -m benchmarks.peers $(ARGS)
+	@$(if $(ARGS),,$(bin)/python -m benchmarks.rl_peers)
 
-bench-rl: $(call extra,bench-rl) ## training speed beside sb3-contrib, Fisher products beside torch
+bench-rl: $(call extra,bench-rl) ## its second half alone: training beside Stable-Baselines3, Fisher products
 	@$(bin)/python -m benchmarks.rl_peers $(ARGS)
 
 learn-classic: $(call extra,rl) ## train on classic control with 10 seeds each, and record the returns
