@@ -6,7 +6,7 @@ nothing to set up, and looks now and then at what its own coefficients tell:
 * As long as the smallest Ritz value falls, there are smaller eigenvalues that the iteration has not found yet, and the
   residual will fall more slowly once it has: the end is far, whatever the rate so far. (The Ritz values are those of
   Lanczos' matrix, see `cgopt.linear.lanczos`; for a Laplacian the root of the smallest falls like one over the
-  iterations. The norm of that matrix's inverse stands for it.)
+  iterations. The norm of that matrix's inverse, which scalar recurrences give, stands for it.)
 * Once it stands still, the rate holds or improves, and tells how many iterations are left.
 
 Where the end is far, a better preconditioner is set up (`cgopt.preconditioners.choose.choose`), and the solve goes on
@@ -26,7 +26,7 @@ from ..arrays import Array
 from ..kernels import loops
 from ..preconditioners.choose import Patience
 from ..status import Status
-from .lanczos import inverse_norm
+from .lanczos import InverseNorms
 from .one import solve_one
 from .result import CGResult
 from .stopping import Goal, Listeners
@@ -55,7 +55,8 @@ class Trial(Listeners):
     def __init__(self, others: Listeners, patience: Patience) -> None:
         self.others, self.patience, self.gave_up = others, patience, ""
         self.each_iteration, self.any = others.each_iteration, True
-        self._logs: list[Array] = []
+        self._norms: list[float] = []  # squares, of the residuals
+        self._inverse = InverseNorms()
 
     def stride(self, iterations: int) -> int:
         """Iterations until the next look."""
@@ -63,28 +64,22 @@ class Trial(Listeners):
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell the others, then look at the last third of the iterations made."""
-        self._logs.append(log)
+        self._norms.extend(log[:, loops.LOG_RR].tolist())
+        self._inverse.extend(log[:, loops.LOG_ALPHA], log[:, loops.LOG_BETA])
         if self.others.any and self.others.stop(x, shift, iteration, log, target, exponent, unit):
             return True
         if iteration % LOOK or iteration < self.patience.first_look:
             return False
-        self._logs = [np.concatenate(self._logs)]
-        norms, earlier = self._logs[0][:, loops.LOG_RR], round(EARLIER * iteration)
+        norms, squares, earlier = self._norms, self._inverse.squares, round(EARLIER * iteration)
         if norms[-1] <= target:
             return False
-        if self.patience.eager and self._growth(earlier) > GROWTH:
+        if self.patience.eager and squares[-1] > GROWTH**4 * squares[earlier - 1]:
             self.gave_up = f"its condition number still grew after {iteration} iterations"
             return True
         left = iterations_left(earlier, norms[earlier - 1], iteration, norms[-1], target)
         if iteration + left > self.patience.afforded:
             self.gave_up = f"more than {self.patience.afforded} iterations were foretold after {iteration}"
         return bool(self.gave_up)
-
-    def _growth(self, earlier: int) -> float:
-        """How many times larger the root of the condition number is seen to be than it was earlier."""
-        alpha, beta = self._logs[0][:, loops.LOG_ALPHA], self._logs[0][:, loops.LOG_BETA]
-        before = inverse_norm(alpha[:earlier], beta[:earlier])
-        return math.sqrt(inverse_norm(alpha, beta) / before) if before > 0.0 else 0.0
 
 
 def iterations_left(past: int, before: float, iteration: int, now: float, target: float) -> float:

@@ -76,21 +76,36 @@ def ritz_values(alpha: Array, beta: Array, *, extreme: bool = False) -> Array:
     return np.array(ends)
 
 
-def inverse_norm(alpha: Array, beta: Array) -> float:
-    """Frobenius norm of the inverse of Lanczos' matrix, in as many operations as there are iterations.
+class InverseNorms:
+    """Frobenius norms of the inverses of Lanczos' matrices, from the first to the last, by scalar recurrences.
 
-    It is that of the inverses of all Ritz values, so mostly that of the smallest. CG factors ``T = L D L'`` as it goes,
-    with ``D = 1 / alpha`` and L unit bidiagonal, so that with ``w_j = beta_0 ... beta_{j-1}``
+    Such a norm is that of the inverses of all Ritz values, so mostly that of the smallest. CG factors ``T = L D L'`` as
+    it goes, with ``D = 1 / alpha`` and L unit bidiagonal, so each iteration adds ``alpha_k u u'`` to the inverse, where
+    ``u_i^2 = beta_i ... beta_{k-1}`` (signs left out). With ``s = u'u`` and ``q = u' T^-1 u`` before it is added,
 
-        (T^-1)_ij = sum_{k >= max(i, j)} alpha_k w_k / sqrt(w_i w_j)
+        |T^-1|^2 grows by 2 alpha_k q + (alpha_k s)^2,    q <- beta_k (q + alpha_k s^2),    s <- 1 + beta_k s
 
-    but for signs. Not a number if the iteration was restarted.
+    They are not numbers any more once the iteration was restarted.
+
+    Attributes
+    ----------
+    squares : list of float
+        ``squares[k]`` is the square of the norm after k + 1 iterations.
     """
-    weight = np.append(1.0, np.cumprod(beta[:-1]))
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        inverse = 1.0 / weight
-        tail = np.cumsum((alpha * weight)[::-1])[::-1]
-        return float(np.sqrt(np.sum(tail**2 * inverse * (2.0 * np.cumsum(inverse) - inverse))))
+
+    def __init__(self) -> None:
+        self.squares: list[float] = []
+        self._sum, self._s, self._q = 0.0, 1.0, 0.0
+
+    def extend(self, alpha: Array, beta: Array) -> None:
+        """Go on with the coefficients of the next iterations."""
+        total, s, q = self._sum, self._s, self._q
+        for a, b in zip(alpha.tolist(), beta.tolist(), strict=True):
+            total += 2.0 * a * q + (a * s) * (a * s)
+            q = b * (q + a * s * s)
+            s = 1.0 + b * s
+            self.squares.append(total)
+        self._sum, self._s, self._q = total, s, q
 
 
 def condition_estimate(alpha: Array, beta: Array) -> float:

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 
 import cgopt
 from cgopt.linear import lanczos, workspace
-from cgopt.linear.automatic import iterations_left
+from cgopt.linear.automatic import GROWTH, iterations_left
+from cgopt.linear.lanczos import InverseNorms
 from cgopt.operators import as_operator
 from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
 from cgopt.preconditioners.choose import AFFORDED, EARLY_LOOK, FIRST_LOOK, choose, patience
@@ -137,19 +138,29 @@ def test_a_condition_number_that_grows_ends_the_patience_early():
     assert "condition number still grew after 30 iterations" in repr(solver)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 15, 40])
-def test_norm_of_the_inverse_of_lanczos_matrix(steps):
+def test_norms_of_the_inverses_of_lanczos_matrices():
     A = cgopt.gallery.poisson((40, 40))
-    result = cgopt.cg(A, A @ np.random.default_rng(0).standard_normal(1600), maxiter=steps, rtol=1e-12)
+    result = cgopt.cg(A, A @ np.random.default_rng(0).standard_normal(1600), maxiter=40, rtol=1e-12)
+    norms = InverseNorms()
+    norms.extend(result._alpha[:15], result._beta[:15])
+    norms.extend(result._alpha[15:], result._beta[15:])
     diagonal, off = lanczos.tridiagonal(result._alpha, result._beta)
-    T = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
-    assert lanczos.inverse_norm(result._alpha, result._beta) == pytest.approx(np.linalg.norm(np.linalg.inv(T)))
+    for steps in range(1, 41):
+        T = np.diag(diagonal[:steps]) + np.diag(off[: steps - 1], 1) + np.diag(off[: steps - 1], -1)
+        assert norms.squares[steps - 1] == pytest.approx(np.linalg.norm(np.linalg.inv(T)) ** 2)
 
 
 def test_a_restart_is_no_growth():
-    alpha, beta = np.ones(30), np.full(30, 0.5)
-    beta[10] = 0.0
-    assert not lanczos.inverse_norm(alpha, beta) > 0.0
+    """What begins anew stands beside what was there, in a matrix of two blocks."""
+    rng = np.random.default_rng(0)
+    alpha, beta = rng.uniform(0.5, 1.0, 10), rng.uniform(0.5, 1.0, 10)
+    beta[-1] = 0.0
+    once, twice = InverseNorms(), InverseNorms()
+    once.extend(alpha, beta)
+    twice.extend(np.tile(alpha, 2), np.tile(beta, 2))
+    assert twice.squares[:10] == once.squares
+    assert twice.squares[-1] == pytest.approx(2.0 * once.squares[-1])
+    assert twice.squares[-1] < GROWTH**4 * twice.squares[9]
 
 
 @pytest.mark.parametrize(("reaction", "expected"), [(1.0, Jacobi), (0.2, Jacobi), (1e-4, IncompleteCholesky)])
