@@ -73,6 +73,17 @@ def test_threads_want_a_core_that_nobody_has(monkeypatch, tmp_path, runnable, ow
     os.close(file)
 
 
+@pytest.mark.parametrize("content", [b"", b"something else"])
+def test_a_file_that_is_another_by_now_tells_nothing(monkeypatch, tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    file = os.open(path, os.O_RDONLY)
+    monkeypatch.setattr(placement, "_LOAD", file)
+    assert placement.Crowd().leaves_room(2)
+    os.close(file)
+    assert placement.Crowd().leaves_room(2)
+
+
 def test_a_crowd_changes_no_bit(monkeypatch):
     x = np.random.default_rng(0).standard_normal(1000)
     work = cpu.share_rows(1000, 10**6, threads=2)

@@ -85,8 +85,11 @@ class Crowd:
         now = time.monotonic()
         if _LOAD >= 0 and now >= self._next:
             self._next = now + AGAIN
-            runnable = int(os.pread(_LOAD, 64, 0).split()[3].partition(b"/")[0])
             own = threads if now - self._ended < RESTLESS else 1
+            try:
+                runnable = int(os.pread(_LOAD, 64, 0).split()[3].partition(b"/")[0])
+            except (OSError, ValueError, IndexError):  # a daemon has closed what it inherited
+                runnable = own
             self.free = (os.cpu_count() or 1) - (runnable - own) >= 1
         return self.free
 
