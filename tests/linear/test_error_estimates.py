@@ -24,6 +24,8 @@ from cgopt.testing import spd_matrices, vectors
 norm = np.linalg.norm
 U = 2.0**-53
 NAMES = gallery.available()
+NONE = pytest.mark.skip("CGOPT_DATA is not set, or names no folder with matrices: only the gallery is tested")
+REAL = NAMES or [pytest.param("none", marks=NONE)]
 WORK = 2e7  # entries multiplied in one run of the default tests
 
 PROBLEMS = {
@@ -102,7 +104,7 @@ def test_bounds_on_the_gallery(name, M):
 
 
 @pytest.mark.parametrize("M", [None, "jacobi"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REAL)
 def test_bounds_on_real_matrices(name, M):
     A = load(name)
     if A.nnz > 40_000 or A.shape[0] > 8000:
@@ -112,15 +114,10 @@ def test_bounds_on_real_matrices(name, M):
 
 @pytest.mark.long
 @pytest.mark.parametrize("M", [None, "jacobi"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REAL)
 def test_bounds_on_large_real_matrices(name, M):
     A = load(name)
     assert_brackets(name, M, int(min(3000, 1e9 / A.nnz)))
-
-
-@pytest.mark.skipif(bool(NAMES), reason="CGOPT_DATA names matrices: they are tested")
-def test_no_real_matrices():
-    pytest.skip("CGOPT_DATA is not set, or names no folder with matrices: only the gallery was tested")
 
 
 # --- theorems ---------------------------------------------------------------------------------------------------
