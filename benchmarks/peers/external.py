@@ -309,15 +309,16 @@ class Eigen:
         Absent
             When Eigen's headers or a compiler are missing.
         """
-        prefixes = [Path(sys.prefix), Path("/usr"), Path("/usr/local"), Path("/opt/homebrew")]
-        found = [p / "include" / "eigen3" for p in prefixes if (p / "include" / "eigen3" / "Eigen" / "Core").exists()]
-        if not found:
-            raise Absent("not installed: no include/eigen3 folder (Debian: libeigen3-dev)")
         compiler = shutil.which("g++")
         if compiler is None:
             raise Absent("no g++ to compile it with")
+        include = ["-isystem", str(Path(sys.prefix) / "include")]  # beside the compiler's own folders
+        look = [compiler, *include, "-E", "-x", "c++", "-"]
+        header = b"#include <eigen3/Eigen/Core>"
+        if subprocess.run(look, input=header, capture_output=True, check=False).returncode != 0:
+            raise Absent("not installed: no include/eigen3 folder (Debian: libeigen3-dev)")
         program = folder / "eigen_peer"
-        flags = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-DNDEBUG", "-isystem", str(found[0])]
+        flags = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-DNDEBUG", *include]
         source = HERE / "eigen_peer" / "eigen_peer.cpp"
         done = subprocess.run([compiler, *flags, str(source), "-o", str(program)], capture_output=True, check=False)
         if done.returncode != 0:

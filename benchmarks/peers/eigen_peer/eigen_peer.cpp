@@ -7,8 +7,8 @@
 // standard output; external.py describes the commands. Both triangles are stored and used (Lower|Upper), row by
 // row: the setting in which Eigen multiplies with OpenMP threads.
 
-#include <Eigen/Dense>
-#include <Eigen/Sparse>
+#include <eigen3/Eigen/Dense>
+#include <eigen3/Eigen/Sparse>
 #include <chrono>
 #include <cstdint>
 #include <fstream>
