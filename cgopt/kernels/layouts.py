@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+NO_WEIGHT = 2**62
 WINDOW = 64  # rows that `SortedCSR` sorts among themselves; `place` fits a byte up to 256
 
 Array = npt.NDArray[Any]
@@ -98,11 +99,18 @@ class Work(NamedTuple):
     ``spill[t]`` is what chunk t adds to rows of a product that other chunks own; empty for layouts that keep to their
     own rows. The number of chunks, not the number of threads that happen to run, fixes the order of every sum:
     the same input gives the same bits.
+
+    ``own`` is the chunk of a thread that is one of a team, -1 for one that works all chunks off; ``meetings`` is where
+    a team meets, ``weight`` what a pass over the rows costs (entries and four times rows), ``NO_WEIGHT`` if nobody
+    asks.
     """
 
     bounds: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
     spill: Array = np.empty((0, 0))
+    own: int = -1
+    meetings: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+    weight: int = NO_WEIGHT
 
 
 class Hierarchy(NamedTuple):
@@ -177,7 +185,7 @@ class Factor(NamedTuple):
         Rows of L, which has no diagonal.
     y : (n,)
         To work in.
-    sums : (parts + 1, 2) float64
+    sums : (parts + 1, SUMS) float64
         Partial sums of the parts and of the separators.
     """
 

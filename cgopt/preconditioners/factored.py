@@ -59,7 +59,7 @@ class Factored(Preconditioner):
         """The factor with vectors to work in; in Eisenstat's form on request."""
         chosen = self.eisenstat if take_product else self.factor
         assert chosen is not None
-        n, sums = self.shape[0], np.zeros((self.parts + 1, 2))
+        n, sums = self.shape[0], np.zeros((self.parts + 1, cpu.SUMS))
         vectors = {field: np.zeros(n, dtype) for field in ("y", "q") if field in chosen._fields}
         return chosen._replace(**vectors, sums=sums)
 

@@ -52,8 +52,10 @@ from .networks import (
     scale_units,
     softmax_curvature,
 )
+from .team import Team
 from .threads import (
     SMALL,
+    SUMS,
     back_reach,
     get_num_threads,
     max_num_threads,
@@ -66,6 +68,7 @@ from .threads import (
 
 __all__ = [
     "SMALL",
+    "SUMS",
     "SWEEPING",
     "adam_step",
     "add_scale_units",
@@ -171,20 +174,24 @@ class Loop:
             primitives = {stem: _primitive(stem, suffix, None) for stem, suffix in stems.items()}
             self._text = loops.bind(text, name, primitives)
             return
-        forms = []
+        # Many right-hand sides have passes long enough to be regions of their own.
+        self._team = "apply_dot" in stems
+        forms: list[Any] = []
         for form, kind in enumerate(("serial", "threaded")):
-            # Vector passes beside a dense matrix are not worth waking a thread for, and residuals, of which a solve
-            # computes a few, are not worth the half second that their threaded form takes to compile.
-            alone = ("residual", *VECTOR_PASSES) if stems.get("apply_dot") == "lower" else ("residual",)
+            if form == 1 and self._team:
+                forms.append(Team(forms[0], name))
+                continue
+            # Residuals, of which a solve computes a few, are not worth the half second that their threaded form takes
+            # to compile.
             primitives = {
-                stem: _primitive(stem, suffix, 0 if stem in alone else form) for stem, suffix in stems.items()
+                stem: _primitive(stem, suffix, 0 if stem == "residual" else form) for stem, suffix in stems.items()
             }
             bound = loops.bind(text, f"{name}_{kind}", primitives)
             forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))
         self._forms = (forms[0], forms[1])
 
     def __call__(self, w: Work, *args: Any) -> Any:
-        return run(self._forms, w, *args) if self.compiled else self._text(*args)
+        return run(self._forms, w, *args, team=self._team) if self.compiled else self._text(*args)
 
 
 @functools.cache

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numba import prange, types
 
-from .compile import compiled
+from .compile import compiled, helper
+from .meeting import LINE, load, pause, store
 
 try:
     _library: Any = ctypes.CDLL(None)
@@ -34,6 +35,9 @@ except (AttributeError, OSError):
     _LOAD = -1
 AGAIN = 1e-3  # seconds between two looks at what else runs
 RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
+MEASURED = 0.1  # seconds for which a measured distance between cores is believed
+ROUNDS, LOST = 40, 20_000  # meetings of such a measurement, and looks after which a thread gives up
+NEAR = 12e-6  # seconds for it between cores that share a cache: 5 of them and the start of a region; others take 25
 
 _gettid = types.ExternalFunction("gettid", types.int32())
 
@@ -98,5 +102,52 @@ class Crowd:
         self._ended = time.monotonic()
 
 
+@helper
+def keep_meeting(meetings: Any, me: int) -> None:
+    """Meet the others many times, unless one does not come: two may have to share a core, one after the other."""
+    for count in range(1, ROUNDS + 1):
+        store(meetings, me * LINE, count)
+        for other in range(meetings.shape[0] // LINE):
+            looks = 0
+            while load(meetings, other * LINE) < count:
+                pause()
+                looks += 1
+                if looks == LOST:
+                    store(meetings, me * LINE, LOST)  # the others need not wait
+                    return
+
+
+def _meet_often(meetings: Any) -> None:
+    for t in prange(meetings.shape[0] // LINE):
+        keep_meeting(meetings, t)
+
+
+meet_often = compiled(_meet_often, threaded=True)
+
+
+class Closeness:
+    """Whether the cores that the threads run on are near each other: a virtual machine's may move while it runs.
+
+    Between distant ones what one thread writes takes half a microsecond to come to the other, and passes over a few
+    thousand rows, each of which needs what the other wrote in the last, are faster on one core.
+    """
+
+    def __init__(self) -> None:
+        self._near, self._until = False, 0.0
+
+    def near(self, threads: int) -> bool:
+        """Whether they are; measured ten times a second at the most."""
+        now = time.monotonic()
+        if now >= self._until:
+            for _ in range(2):  # the first wakes them
+                meetings = np.zeros(threads * LINE, np.int64)
+                start = time.perf_counter()
+                meet_often(meetings)
+                end = time.perf_counter()
+            self._near, self._until = end - start < NEAR, now + MEASURED
+        return self._near
+
+
 placement = Placement()
+closeness = Closeness()
 crowd = Crowd()

@@ -22,7 +22,8 @@ from numba import prange
 from ..layouts import WINDOW
 from ..loops import bind
 from .compile import CONTRACT, REASSOCIATE, chunk, inline, pair
-from .updates import real_product, total
+from .meeting import meet, owned
+from .updates import PQ, TRUE, real_product, total
 
 U = np.uint64
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
@@ -495,16 +496,20 @@ rows: Callable[..., Any] = rows_csr  # `bind` puts the layout's own in its place
 
 def _apply_dot(A: Any, p: Any, q: Any, w: Any) -> Any:
     bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        sums[t, 0] = rows(A, p, q, bounds[t], bounds[t + 1])
-    return total(sums, 0)
+    low, high = owned(w)
+    for t in prange(low, high):
+        sums[t, PQ] = rows(A, p, q, bounds[t], bounds[t + 1])
+    meet(w)
+    return total(sums, PQ)
 
 
 def _residual(A: Any, b: Any, scale: Any, x: Any, r: Any, w: Any) -> Any:
     bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
-        sums[t, 0] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
-    return total(sums, 0)
+    low, high = owned(w)
+    for t in prange(low, high):
+        sums[t, TRUE] = rows(A, b, scale, x, r, bounds[t], bounds[t + 1])
+    meet(w)
+    return total(sums, TRUE)
 
 
 def product_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:
@@ -519,15 +524,17 @@ def apply_dot_lower(A: Any, p: Any, q: Any, w: Any) -> Any:
     chunks = sums.shape[0]
     if chunks == 1:
         return rows_lower(A, p, q, bounds[0], bounds[1])
-    for t in prange(chunks):
-        sums[t, 0] = rows_lower(A, p, q if t == 0 else spill[t], bounds[t], bounds[t + 1])
-    for t in prange(chunks):
+    low, high = owned(w)
+    for t in prange(low, high):
+        sums[t, PQ] = rows_lower(A, p, q if t == 0 else spill[t], bounds[t], bounds[t + 1])
+    meet(w)
+    for t in prange(low, high):
         for i in range(U(bounds[t]), U(bounds[t + 1])):
             s = q[i] if t == 0 else spill[t, i]
             for u in range(t + 1, chunks):
                 s += spill[u, i]
             q[i] = s
-    return total(sums, 0)
+    return total(sums, PQ)
 
 
 @pair(FLAGS["half_csr"])
@@ -535,13 +542,15 @@ def apply_dot_half_csr(A: Any, p: Any, q: Any, w: Any) -> Any:
     """``q = A p``; returns ``p'q``. What the chunks have spilled is added once all have written their rows."""
     bounds, sums, spill = w.bounds, w.sums, w.spill
     chunks = sums.shape[0]
-    for t in prange(chunks):
-        sums[t, 0] = rows_half_csr(A, p, q, spill[t], bounds[t], bounds[t + 1])
-    for t in range(1, chunks):
-        last = U(bounds[t]) - ONE
-        for m in range(U(min(bounds[t], spill.shape[1]))):
-            q[last - m] += spill[t, m]
-    return total(sums, 0)
+    low, high = owned(w)
+    for t in prange(low, high):
+        sums[t, PQ] = rows_half_csr(A, p, q, spill[t], bounds[t], bounds[t + 1])
+    meet(w)
+    for t in range(low + 1, chunks):  # what reaches the rows of the chunks owned
+        last = bounds[t] - 1
+        for m in range(U(max(0, bounds[t] - bounds[high])), U(max(0, min(bounds[t] - bounds[low], spill.shape[1])))):
+            q[U(last) - m] += spill[t, m]
+    return total(sums, PQ)
 
 
 def residual_kernel(name: str, rows: Callable[..., Any]) -> tuple[Any, Any]:

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import CONTRACT, REASSOCIATE, chunk, compiled, inline, pair
-from .updates import add_direction, total
+from .compile import CONTRACT, REASSOCIATE, chunk, compiled, helper, inline, pair
+from .meeting import meet, owned
+from .updates import PP, START_PP, XX, add_direction, total
 
 U = np.uint64
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
-PQ = 7  # the place in a Work's sums where `update_direction_eisenstat` leaves p'q
+PQ = 7  # the place in a thread's sums of its Work where `update_direction_eisenstat` leaves p'q
 
 
 @inline
@@ -49,6 +50,15 @@ def less_entries(s: Any, data: Any, indices: Any, y: Any, k: Any, end: Any) -> A
         s -= data[k] * y[indices[k]]
         k += ONE
     return s
+
+
+@helper
+def shared_out(w: Any, count: int) -> Any:
+    """The factor's parts that a thread works on, of `count`, from the first to before the last."""
+    if w.own < 0:
+        return 0, count
+    chunks = w.sums.shape[0]
+    return w.own * count // chunks, (w.own + 1) * count // chunks
 
 
 @chunk(CONTRACT)
@@ -92,14 +102,21 @@ def update_residual_factor(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -
     """``r -= alpha q``, ``z = M r``; returns ``r'r``, ``r'z``, the latter as the square of ``(I + L)^-1 C r``."""
     parts, sums = M.parts, M.sums
     count, n = parts.shape[0] - 1, M.order.shape[0]
+    low, high = shared_out(w, count)
     a = r.dtype.type(alpha)
-    for t in prange(count):
+    meet(w)  # parts take rows of all chunks
+    for t in prange(low, high):
         sums[t, 0], sums[t, 1] = forward_factor(M, a, q, r, parts[t], parts[t + 1])
-    sums[count, 0], sums[count, 1] = forward_factor(M, a, q, r, parts[count], n)
-    backward_factor(M, z, parts[count], n)
-    for t in prange(count):
+    meet(w)
+    if w.own <= 0:
+        sums[count, 0], sums[count, 1] = forward_factor(M, a, q, r, parts[count], n)
+        backward_factor(M, z, parts[count], n)
+    meet(w)
+    rr, yy = total(sums, 0), total(sums, 1)
+    for t in prange(low, high):
         backward_factor(M, z, parts[t], parts[t + 1])
-    return total(sums, 0), total(sums, 1)
+    meet(w)
+    return rr, yy
 
 
 @pair(REASSOCIATE)
@@ -108,28 +125,41 @@ def update_direction_factor(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: An
     bounds, sums = w.bounds, w.sums
     a = x.dtype.type(alpha)
     b = x.dtype.type(beta)
-    for t in prange(sums.shape[0]):
-        sums[t, 0], sums[t, 1] = add_direction(a, b, z, p, x, bounds[t], bounds[t + 1])
-    return total(sums, 0), total(sums, 1)
+    low, high = owned(w)
+    for t in prange(low, high):
+        sums[t, XX], sums[t, PP] = add_direction(a, b, z, p, x, bounds[t], bounds[t + 1])
+    meet(w)
+    return total(sums, XX), total(sums, PP)
 
 
 @pair(REASSOCIATE)
 def restart_factor(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
     """``z = M r``, ``p = z``; returns ``r'z``, ``p'p``."""
-    parts, sums = M.parts, M.sums
+    parts, sums, bounds, work = M.parts, M.sums, w.bounds, w.sums
     count, n = parts.shape[0] - 1, M.order.shape[0]
+    low, high = shared_out(w, count)
+    first, last = owned(w)
     zero = r.dtype.type(0)
-    for t in prange(count):
+    meet(w)
+    for t in prange(low, high):
         sums[t, 0], sums[t, 1] = forward_factor(M, zero, r, r, parts[t], parts[t + 1])
-    sums[count, 0], sums[count, 1] = forward_factor(M, zero, r, r, parts[count], n)
-    backward_factor(M, z, parts[count], n)
-    for t in prange(count):
+    meet(w)
+    if w.own <= 0:
+        sums[count, 0], sums[count, 1] = forward_factor(M, zero, r, r, parts[count], n)
+        backward_factor(M, z, parts[count], n)
+    meet(w)
+    rz = total(sums, 1)
+    for t in prange(low, high):
         backward_factor(M, z, parts[t], parts[t + 1])
-    pp = 0.0
-    for i in range(U(n)):
-        p[i] = z[i]
-        pp += np.float64(z[i]) * np.float64(z[i])
-    return total(sums, 1), pp
+    meet(w)
+    for t in prange(first, last):
+        pp = 0.0
+        for i in range(U(bounds[t]), U(bounds[t + 1])):
+            p[i] = z[i]
+            pp += np.float64(z[i]) * np.float64(z[i])
+        work[t, START_PP] = pp
+    meet(w)
+    return rz, total(work, START_PP)
 
 
 # ---- Eisenstat ----
@@ -216,10 +246,15 @@ def update_residual_eisenstat(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any
     """``r -= alpha A p`` with the A p that M holds, half of ``z = M r``; returns ``r'r``, ``r'z``."""
     parts, sums = M.parts, M.sums
     count = parts.shape[0] - 1
+    low, high = shared_out(w, count)
     a = r.dtype.type(alpha)
-    for t in prange(count):
+    meet(w)  # (the product before it has no meeting, and somebody may still add up these sums)
+    for t in prange(low, high):
         sums[t, 0], sums[t, 1] = forward_eisenstat(M, a, r, parts[t], parts[t + 1])
-    sums[count, 0], sums[count, 1] = forward_eisenstat(M, a, r, parts[count], M.order.shape[0])
+    meet(w)
+    if w.own <= 0:
+        sums[count, 0], sums[count, 1] = forward_eisenstat(M, a, r, parts[count], M.order.shape[0])
+    meet(w)
     return total(sums, 0), total(sums, 1)
 
 
@@ -228,18 +263,25 @@ def update_direction_eisenstat(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p:
     """The other half of ``z = M r``, ``x += alpha p``, ``p = z + beta p``, A p, and p'Ap; returns ``x'x``, ``p'p``."""
     parts, sums, work = M.parts, M.sums, w.sums
     count, n = parts.shape[0] - 1, M.order.shape[0]
+    low, high = shared_out(w, count)
+    first, last = owned(w)
     a = x.dtype.type(alpha)
     b = x.dtype.type(beta)
-    sums[count, 0], sums[count, 1] = backward_eisenstat(M, a, b, p, x, parts[count], n)
-    for t in prange(count):
-        sums[t, 0], sums[t, 1] = backward_eisenstat(M, a, b, p, x, parts[t], parts[t + 1])
-    finish_separators(M, parts[count])
-    xx, pp = total(sums, 0), total(sums, 1)
-    for t in prange(count):
-        sums[t, 0] = dot_with_product(M, p, parts[t], parts[t + 1])
-    sums[count, 0] = dot_with_product(M, p, parts[count], n)
-    work[0, PQ] = total(sums, 0)
-    return xx, pp
+    if w.own <= 0:
+        sums[count, XX], sums[count, PP] = backward_eisenstat(M, a, b, p, x, parts[count], n)
+    meet(w)
+    for t in prange(low, high):
+        sums[t, XX], sums[t, PP] = backward_eisenstat(M, a, b, p, x, parts[t], parts[t + 1])
+    meet(w)
+    if w.own <= 0:
+        finish_separators(M, parts[count])
+        sums[count, PQ] = dot_with_product(M, p, parts[count], n)
+    for t in prange(low, high):
+        sums[t, PQ] = dot_with_product(M, p, parts[t], parts[t + 1])
+    meet(w)
+    for t in range(first, last):
+        work[t, PQ] = total(sums, PQ)
+    return total(sums, XX), total(sums, PP)
 
 
 @pair(CONTRACT)
@@ -247,31 +289,42 @@ def restart_eisenstat(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
     """``p = M r``, A p and p'Ap; returns ``r'p``, ``p'p``."""
     parts, sums, work, q = M.parts, M.sums, w.sums, M.q
     count, n = parts.shape[0] - 1, M.order.shape[0]
+    low, high = shared_out(w, count)
+    first, last = owned(w)
     zero = r.dtype.type(0)
-    for i in range(U(n)):
-        q[i] = zero
-        p[i] = zero
-    for t in prange(count):
+    meet(w)  # parts take rows of all chunks
+    if w.own <= 0:
+        for i in range(U(n)):
+            q[i] = zero
+            p[i] = zero
+    meet(w)
+    for t in prange(low, high):
         sums[t, 0], sums[t, 1] = forward_eisenstat(M, zero, r, parts[t], parts[t + 1])
-    sums[count, 0], sums[count, 1] = forward_eisenstat(M, zero, r, parts[count], n)
-    rz = total(sums, 1)
+    meet(w)
     # the direction is zero: nothing is added to what stands in for x
-    sums[count, 0], sums[count, 1] = backward_eisenstat(M, zero, zero, p, r, parts[count], n)
-    for t in prange(count):
-        sums[t, 0], sums[t, 1] = backward_eisenstat(M, zero, zero, p, r, parts[t], parts[t + 1])
-    finish_separators(M, parts[count])
-    pp = total(sums, 1)
-    for t in prange(count):
-        sums[t, 0] = dot_with_product(M, p, parts[t], parts[t + 1])
-    sums[count, 0] = dot_with_product(M, p, parts[count], n)
-    work[0, PQ] = total(sums, 0)
-    return rz, pp
+    if w.own <= 0:
+        sums[count, 0], sums[count, 1] = forward_eisenstat(M, zero, r, parts[count], M.order.shape[0])
+        sums[count, XX], sums[count, PP] = backward_eisenstat(M, zero, zero, p, r, parts[count], n)
+    meet(w)
+    rz = total(sums, 1)
+    for t in prange(low, high):
+        sums[t, XX], sums[t, PP] = backward_eisenstat(M, zero, zero, p, r, parts[t], parts[t + 1])
+    meet(w)
+    if w.own <= 0:
+        finish_separators(M, parts[count])
+        sums[count, PQ] = dot_with_product(M, p, parts[count], n)
+    for t in prange(low, high):
+        sums[t, PQ] = dot_with_product(M, p, parts[t], parts[t + 1])
+    meet(w)
+    for t in range(first, last):
+        work[t, PQ] = total(sums, PQ)
+    return rz, total(sums, PP)
 
 
 def _apply_dot_eisenstat(A: Any, p: Any, q: Any, w: Any) -> Any:
     """``p'Ap``, which is there already."""
     sums = w.sums
-    return sums[0, PQ]
+    return sums[max(w.own, 0), PQ]
 
 
 apply_dot_eisenstat = (compiled(_apply_dot_eisenstat, threaded=False),) * 2

@@ -19,9 +19,11 @@ import numpy as np
 from numba.np.ufunc.parallel import _launch_threads
 
 from ..layouts import HalfCSR, Work
-from .placement import crowd, placement
+from .meeting import LINE
+from .placement import closeness, crowd, placement
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
+LIGHT = 16_000  # and below which it would even with threads that wait already, on cores that share a cache
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
 SUMS = 8  # partial sums per chunk: one cache line
 NO_SPILL = np.zeros((1, 0))
@@ -97,7 +99,8 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
     threads : int, optional
         By default what `get_num_threads` says.
     """
-    parts = _parts(n, (entries + 4 * n) * columns, threads)
+    weight = (entries + 4 * n) * columns
+    parts = _parts(n, weight, threads)
     if parts == 1:
         return Work(np.array((0, n)), np.zeros((1, max(SUMS, 2 * columns))), NO_SPILL)
     bounds = np.linspace(0, n, parts + 1).astype(np.int64)
@@ -108,7 +111,8 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
         places = np.searchsorted(work, total * np.arange(1, parts) / parts)
         bounds[1:-1] = candidates[np.minimum(places, candidates.size - 1)]
     bounds[1:-1] -= bounds[1:-1] % ALIGN
-    return Work(bounds, np.zeros((parts, max(SUMS, 2 * columns))), np.zeros((parts, 0)))
+    sums = np.zeros((parts, max(SUMS, 2 * columns)))
+    return Work(bounds, sums, np.zeros((parts, 0)), meetings=places_to_meet(parts), weight=weight)
 
 
 def share_triangle(n: int, dtype: Any, threads: int | None = None) -> Work:
@@ -122,10 +126,12 @@ def share_triangle(n: int, dtype: Any, threads: int | None = None) -> Work:
     threads : int, optional
         By default what `get_num_threads` says.
     """
-    parts = _parts(n, n * n // 8, threads)  # entries that vector instructions take eight at a time
+    weight = n * n // 8  # entries that vector instructions take eight at a time
+    parts = _parts(n, weight, threads)
     bounds = (n * np.sqrt(np.arange(parts + 1) / parts)).astype(np.int64)
     bounds[1:-1] -= bounds[1:-1] % ALIGN
-    return Work(bounds, np.zeros((parts, SUMS)), np.zeros((parts, n if parts > 1 else 0), dtype))
+    spill = np.zeros((parts, n if parts > 1 else 0), dtype)
+    return Work(bounds, np.zeros((parts, SUMS)), spill, meetings=places_to_meet(parts), weight=weight)
 
 
 def share_half(A: HalfCSR, dtype: Any, threads: int | None = None) -> Work:
@@ -145,6 +151,13 @@ def share_half(A: HalfCSR, dtype: Any, threads: int | None = None) -> Work:
     return work._replace(spill=np.zeros((work.sums.shape[0], reach), dtype))
 
 
+def places_to_meet(parts: int) -> Any:
+    """Where a team meets: a place for each thread, and one for how it gathers, all on lines of their own."""
+    room = np.zeros((parts + 2) * LINE, np.int64)
+    first = -(room.ctypes.data // 8) % LINE
+    return room[first : first + (parts + 1) * LINE]
+
+
 def back_reach(indptr: Any, indices: Any, bounds: Any) -> int:
     """How far, in columns that rise in each row, chunks reach back over the rows before their own."""
     reach = 0
@@ -156,7 +169,7 @@ def back_reach(indptr: Any, indices: Any, bounds: Any) -> int:
 
 def _parts(n: int, work: int, threads: int | None) -> int:
     """Into how many chunks to cut n rows with a number of entries to go over."""
-    parts = (threads or get_num_threads()) if work >= SMALL else 1
+    parts = (threads or get_num_threads()) if work >= LIGHT else 1
     return max(1, min(parts, n // ALIGN))
 
 
@@ -183,9 +196,9 @@ def _start_team() -> None:
             del os.environ[name]
 
 
-def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
-    """Call a (serial, threaded) kernel in the form that is right just now."""
-    if w.sums.shape[0] == 1 or _forked or not _team.acquire(blocking=False):
+def run(kernel: tuple[Any, Any], w: Work, *args: Any, team: bool = False) -> Any:
+    """Call a (serial, threaded) kernel in the form that is right now; `team`: whether it is a loop of many passes."""
+    if w.sums.shape[0] == 1 or _forked or (w.weight < SMALL and not team) or not _team.acquire(blocking=False):
         return kernel[0](*args)
     try:
         threads = max_num_threads()
@@ -194,6 +207,8 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any) -> Any:
         if not _started:
             _start_team()
         placement.keep_off(threads)
+        if w.weight < SMALL and not closeness.near(threads):
+            return kernel[0](*args)
         out = kernel[1](*args)
         crowd.note_end()
         return out

@@ -20,8 +20,13 @@ import numpy as np
 from numba import prange
 
 from .compile import REASSOCIATE, chunk, helper, inline, pair
+from .meeting import meet, owned
 
 U = np.uint64
+
+# Columns of a Work's partial sums. Each kernel has its own: a thread that is ahead of its team may write the next
+# kernel's sums while another still adds up the last one's.
+PQ, RR, RZ, XX, PP, TRUE, START, START_PP = range(8)
 
 
 @helper
@@ -43,12 +48,14 @@ def real_product(a: Any, b: Any) -> Any:
 def dot(a: Any, b: Any, w: Any) -> Any:
     """Real part of ``a^H b`` in fp64."""
     bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
+    low, high = owned(w)
+    for t in prange(low, high):
         ab = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
             ab += real_product(a[i], b[i])
-        sums[t, 0] = ab
-    return total(sums, 0)
+        sums[t, PQ] = ab
+    meet(w)
+    return total(sums, PQ)
 
 
 @pair(REASSOCIATE)
@@ -56,14 +63,16 @@ def update_residual_identity(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any)
     """``r -= alpha q``; returns ``r'r`` twice, since z is r."""
     bounds, sums = w.bounds, w.sums
     a = r.dtype.type(alpha)
-    for t in prange(sums.shape[0]):
+    low, high = owned(w)
+    for t in prange(low, high):
         rr = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
             ri = r[i] - a * q[i]
             r[i] = ri
             rr += np.float64(ri) * np.float64(ri)
-        sums[t, 0] = rr
-    rr = total(sums, 0)
+        sums[t, RR] = rr
+    meet(w)
+    rr = total(sums, RR)
     return rr, rr
 
 
@@ -72,7 +81,8 @@ def update_residual_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any)
     """``r -= alpha q``; returns ``r'r``, ``r'(M r)``; z is not stored."""
     bounds, sums = w.bounds, w.sums
     a = r.dtype.type(alpha)
-    for t in prange(sums.shape[0]):
+    low, high = owned(w)
+    for t in prange(low, high):
         rr = 0.0
         rz = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
@@ -81,9 +91,10 @@ def update_residual_diagonal(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any)
             square = np.float64(ri) * np.float64(ri)
             rr += square
             rz += square * np.float64(M[i])
-        sums[t, 0] = rr
-        sums[t, 1] = rz
-    return total(sums, 0), total(sums, 1)
+        sums[t, RR] = rr
+        sums[t, RZ] = rz
+    meet(w)
+    return total(sums, RR), total(sums, RZ)
 
 
 @chunk(REASSOCIATE)
@@ -108,9 +119,11 @@ def update_direction_identity(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: 
     bounds, sums = w.bounds, w.sums
     a = x.dtype.type(alpha)
     b = x.dtype.type(beta)
-    for t in prange(sums.shape[0]):
-        sums[t, 0], sums[t, 1] = add_direction(a, b, r, p, x, bounds[t], bounds[t + 1])
-    return total(sums, 0), total(sums, 1)
+    low, high = owned(w)
+    for t in prange(low, high):
+        sums[t, XX], sums[t, PP] = add_direction(a, b, r, p, x, bounds[t], bounds[t + 1])
+    meet(w)
+    return total(sums, XX), total(sums, PP)
 
 
 @pair(REASSOCIATE)
@@ -119,7 +132,8 @@ def update_direction_diagonal(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: 
     bounds, sums = w.bounds, w.sums
     a = x.dtype.type(alpha)
     b = x.dtype.type(beta)
-    for t in prange(sums.shape[0]):
+    low, high = owned(w)
+    for t in prange(low, high):
         xx = 0.0
         pp = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
@@ -130,22 +144,25 @@ def update_direction_diagonal(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: 
             p[i] = pi
             xx += np.float64(xi) * np.float64(xi)
             pp += np.float64(pi) * np.float64(pi)
-        sums[t, 0] = xx
-        sums[t, 1] = pp
-    return total(sums, 0), total(sums, 1)
+        sums[t, XX] = xx
+        sums[t, PP] = pp
+    meet(w)
+    return total(sums, XX), total(sums, PP)
 
 
 @pair(REASSOCIATE)
 def restart_identity(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
     """``p = r``; returns ``r'r``, ``p'p``."""
     bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
+    low, high = owned(w)
+    for t in prange(low, high):
         rr = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
             p[i] = r[i]
             rr += np.float64(r[i]) * np.float64(r[i])
-        sums[t, 0] = rr
-    rr = total(sums, 0)
+        sums[t, START] = rr
+    meet(w)
+    rr = total(sums, START)
     return rr, rr
 
 
@@ -153,7 +170,8 @@ def restart_identity(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
 def restart_diagonal(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
     """``p = M r``; returns ``r'p``, ``p'p``."""
     bounds, sums = w.bounds, w.sums
-    for t in prange(sums.shape[0]):
+    low, high = owned(w)
+    for t in prange(low, high):
         rz = 0.0
         pp = 0.0
         for i in range(U(bounds[t]), U(bounds[t + 1])):
@@ -161,6 +179,7 @@ def restart_diagonal(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
             p[i] = zi
             rz += np.float64(r[i]) * np.float64(zi)
             pp += np.float64(zi) * np.float64(zi)
-        sums[t, 0] = rz
-        sums[t, 1] = pp
-    return total(sums, 0), total(sums, 1)
+        sums[t, START] = rz
+        sums[t, START_PP] = pp
+    meet(w)
+    return total(sums, START), total(sums, START_PP)

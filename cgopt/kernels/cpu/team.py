@@ -1,0 +1,175 @@
+"""A whole loop on threads: each runs the loop's own text on its chunk of the rows.
+
+The loop is compiled once, as it runs on one thread. A team calls that same machine code, by its address, from as many
+threads as there are chunks, each with a `Work` that says which chunk is its own; the kernels in it then meet (see
+`meeting`) where sums are added up. All threads compute the same scalars from the same sums, and so take the same turns;
+only the first thread's are kept. The bits are those of one thread, which is the same code with all chunks.
+
+Nobody waits for a thread to wake up: the first that comes begins alone, iteration by iteration, and takes the others in
+when all are there. If they come too late, or one after the other, it has done the work without them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+from numba._dispatcher import compute_fingerprint
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .. import loops
+from ..layouts import Work
+from .compile import compiled, inline
+from .meeting import LINE, fetch_add, load, pause, rest, store
+
+ARRIVED, GO, AT = 0, 1, 2  # places in the last line of a Work's meetings: who is here, whether to begin, and where
+GRACE = 200  # looks, two microseconds, that the first thread gives the others
+RESULT = types.UniTuple(types.int64, 2)  # of a loop: code, iterations made
+MISMATCH = -1
+
+
+def _digest(kinds: Any) -> int:
+    return zlib.crc32(repr(tuple(kinds)).encode())
+
+
+@intrinsic
+def call_at(typingctx: Any, address: Any, digest: Any, arguments: Any) -> Any:
+    """Call a compiled loop by its address, if `digest` is that of the types of the arguments, a tuple."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args[2].types
+        out = cgutils.alloca_once_value(builder, context.get_constant_generic(builder, RESULT, (MISMATCH, 0)))
+        known = builder.icmp_signed("==", args[1], context.get_constant(types.int64, _digest(kinds)))
+        with builder.if_then(known):
+            function_type = context.call_conv.get_function_type(RESULT, kinds)
+            function = builder.inttoptr(args[0], function_type.as_pointer())
+            values = cgutils.unpack_tuple(builder, args[2], len(kinds))
+            _, made = context.call_conv.call_function(builder, function, RESULT, kinds, values)  # (loops do not raise)
+            builder.store(made, out)
+        return builder.load(out)
+
+    return RESULT(address, types.int64, arguments), codegen
+
+
+@inline
+def seen_by(w: Any, own: Any) -> Any:
+    """The shares as a thread sees them whose own chunk is `own`, -1 for all."""
+    return Work(w.bounds, w.sums, w.spill, own, w.meetings, w.weight)
+
+
+def _gather(address, digest, scalars, logs, A, E, M, b, x, V, xr, Vr, s, log, w, wr, first, steps, last):  # type: ignore[no-untyped-def]
+    """What a loop of `cgopt.kernels.loops` does, by a team.
+
+    Parameters
+    ----------
+    address, digest : int
+        Of its compiled form, and of the types that it takes.
+    scalars : (parts, SCALARS), logs : (parts, >= steps, LOG_COLUMNS) float64
+        Room for those of the threads that come after the first.
+    A, E, ... : as there
+    """
+    parts = w.sums.shape[0]
+    meetings = w.meetings
+    ends = np.zeros(2, np.int64)
+    gate = parts * LINE
+    for i in range(meetings.shape[0]):
+        meetings[i] = 0
+    for _ in prange(parts):
+        me = fetch_add(meetings, gate + ARRIVED, 1)
+        mine = s if me == 0 else scalars[me]
+        record = log if me == 0 else logs[me]
+        k = 0
+        code = loops.RUNNING
+        looks = 0
+        if me == 0:
+            while looks < GRACE and load(meetings, gate + ARRIVED) < parts:
+                pause()
+                looks += 1
+        else:
+            while load(meetings, gate + GO) == 0:
+                looks += 1
+                rest(looks)
+            k = meetings[gate + AT]  # all steps if there is nothing left to do
+        together = False
+        while code == loops.RUNNING and k < steps and not together:
+            together = me > 0 or load(meetings, gate + ARRIVED) == parts
+            if me == 0 and together:
+                for other in range(1, parts):
+                    for i in range(s.shape[0]):
+                        scalars[other, i] = s[i]
+                meetings[gate + AT] = k
+                store(meetings, gate + GO, 1)
+            count = steps - k if together else 1
+            own = me if together else -1
+            code, done = call_at(
+                address,
+                digest,
+                (
+                    A,
+                    E,
+                    M,
+                    b,
+                    x,
+                    V,
+                    xr,
+                    Vr,
+                    mine,
+                    record[k:],
+                    seen_by(w, own),
+                    seen_by(wr, own),
+                    first and k == 0,
+                    count,
+                    last and k + count == steps,
+                ),
+            )
+            k += done
+        if me == 0:
+            if not together:
+                meetings[gate + AT] = steps
+                store(meetings, gate + GO, 1)
+            ends[0] = code
+            ends[1] = k
+    return ends[0], ends[1]
+
+
+class Team:
+    """The threaded form of a loop.
+
+    Parameters
+    ----------
+    loop : compiled function
+        The loop as it runs on one thread.
+    name : str
+        Its name.
+    """
+
+    def __init__(self, loop: Any, name: str) -> None:
+        self._loop = loop
+        self._known: dict[bytes, tuple[int, int]] = {}
+        self._gather = compiled(loops.bind(_gather, f"gather_{name}", {}), threaded=True)
+
+    def __call__(self, *args: Any) -> Any:
+        fingerprint = compute_fingerprint(args)
+        found = self._known.get(fingerprint)
+        if found is None:
+            found = self._known[fingerprint] = self._look_up(args)
+        log, w, steps = args[9], args[10], args[13]
+        parts = w.sums.shape[0]
+        room = np.empty((parts, loops.SCALARS)), np.empty((parts, steps, log.shape[1]))
+        code, done = self._gather(*found, *room, *args)
+        if code == MISMATCH:
+            raise TypeError("a team's loop was compiled for other types than it is called with")
+        return code, done
+
+    def _look_up(self, args: Any) -> tuple[int, int]:
+        """Address of the loop compiled for these arguments, and the digest of their types."""
+        kinds = tuple(numba.typeof(value) for value in args)
+        self._loop.compile(kinds)
+        made = self._loop.overloads[kinds]
+        if made.signature.return_type != RESULT:
+            raise TypeError(f"a team's loop returns {RESULT}, not {made.signature.return_type}")
+        return made.library.get_pointer_to_function(made.fndesc.llvm_func_name), _digest(made.signature.args)

@@ -1,0 +1,153 @@
+"""Loops on teams of threads: the bits of one thread, whoever comes, and in whatever order."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import cgopt
+from cgopt.kernels.cpu import placement, threads
+from cgopt.kernels.layouts import Work
+
+N = 48 * 48
+LAYOUTS = ("csr", "sorted", "half_csr", "dia", "half_dia", "float32")
+PRECONDITIONERS = (None, "jacobi", "ssor", "incomplete_cholesky")
+
+
+def scattered():
+    """A Poisson matrix scaled over six decades: solves to 1e-12 of it compute many true residuals, and some stagnate."""
+    scale = sp.diags_array(np.exp(3 * np.random.default_rng(0).standard_normal(N)))
+    A = (scale @ cgopt.gallery.poisson((48, 48)) @ scale).tocsr()
+    return (A + A.T) / 2
+
+
+@pytest.fixture
+def team(monkeypatch):
+    """Teams work whatever else the machine does, and wherever it has put the threads."""
+    monkeypatch.setattr(placement.crowd, "leaves_room", lambda threads: True)
+    monkeypatch.setattr(placement.closeness, "near", lambda threads: True)
+
+
+@pytest.fixture
+def serial(monkeypatch):
+    """Makes what follows run on one thread."""
+    return lambda: monkeypatch.setattr(threads, "_forked", True)
+
+
+def solve(solver, b):
+    result = solver.solve(b, rtol=1e-12, maxiter=300)
+    return result.x, result.history, result.status
+
+
+@pytest.mark.parametrize("format", LAYOUTS)
+@pytest.mark.parametrize("M", PRECONDITIONERS)
+def test_a_team_has_the_bits_of_one_thread(format, M, team, serial):
+    A, b = scattered(), np.random.default_rng(1).standard_normal(N)
+    solver = cgopt.CGSolver(A, M=M, format=format)
+    together = [solve(solver, b) for _ in range(10)]  # often enough for a thread to be late
+    work = next(iter(solver._spaces.values())).work
+    assert work.sums.shape[0] == min(2, cgopt.get_num_threads())
+    serial()
+    x, history, status = solve(solver, b)
+    for other in together:
+        np.testing.assert_array_equal(other[0], x)
+        np.testing.assert_array_equal(other[1], history)
+        assert other[2] is status
+
+
+@pytest.mark.parametrize("kind", ["dense", "complex", "trust region"])
+def test_the_other_loops_too(kind, team, serial):
+    rng = np.random.default_rng(2)
+    if kind == "dense":
+        A, b = cgopt.gallery.prescribed_spectrum(np.geomspace(1.0, 1e4, 600), rng=3), rng.standard_normal(600)
+    else:
+        A, b = scattered(), rng.standard_normal(N)
+    if kind == "complex":
+        A, b = A.astype(complex), b + 1j * rng.standard_normal(N)
+
+    def run():
+        if kind == "trust region":
+            return cgopt.trust_region_cg(A, b, 1e-3, M="jacobi").x
+        return cgopt.cg(A, b, M="jacobi", rtol=1e-12, maxiter=300).x
+
+    together = [run() for _ in range(5)]
+    serial()
+    for x in together:
+        np.testing.assert_array_equal(x, run())
+
+
+TWO_ON_ONE = """
+import numpy as np, cgopt
+from cgopt.kernels.cpu import placement
+placement.crowd.leaves_room = placement.closeness.near = lambda threads: True
+cgopt.set_num_threads({threads})
+A = cgopt.gallery.poisson((48, 48))
+b = np.random.default_rng(0).standard_normal(48 * 48)
+for M in ("jacobi", "ssor"):
+    result = cgopt.cg(A, b, M=M, rtol=1e-10, format="csr")
+    assert result.converged
+    print(np.linalg.norm(result.x).hex())
+"""
+
+
+def answer(threads, **settings):
+    """What a process with other settings says."""
+    text = TWO_ON_ONE.format(threads=threads)
+    environment = os.environ | {"NUMBA_NUM_THREADS": "3"} | settings
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_threads_that_come_one_after_the_other_do_not_wait_for_each_other():
+    """OpenMP may give a team fewer threads than it has chunks, and numba has pools that are none of OpenMP's."""
+    expected = answer(2)
+    assert answer(2, OMP_THREAD_LIMIT="1") == expected
+    assert answer(2, NUMBA_THREADING_LAYER="workqueue") == expected
+    answer(3)  # more threads than cores on a small machine
+
+
+def test_light_work_stays_on_one_thread_where_cores_are_far_apart(monkeypatch):
+    w = Work(np.array([0, 64, 128]), np.zeros((2, 8)), meetings=threads.places_to_meet(2), weight=threads.LIGHT)
+    kernel = (lambda: "serial", lambda: "threaded")
+    monkeypatch.setattr(placement.crowd, "leaves_room", lambda threads: True)
+    for near, expected in ((True, "threaded"), (False, "serial")):
+        monkeypatch.setattr(placement.closeness, "near", lambda threads, near=near: near)
+        assert threads.run(kernel, w, team=True) == expected
+        assert threads.run(kernel, w) == "serial"  # a pass alone is not worth a region
+    heavy = w._replace(weight=threads.SMALL)
+    assert threads.run(kernel, heavy) == threads.run(kernel, heavy, team=True) == "threaded"
+    alone = w._replace(sums=np.zeros((1, 8)))
+    assert threads.run(kernel, alone, team=True) == "serial"
+
+
+def test_closeness_is_measured_now_and_then(monkeypatch):
+    measured = []
+
+    def meet_often(meetings):
+        measured.append(meetings.size)
+
+    monkeypatch.setattr(placement, "meet_often", meet_often)
+    closeness = placement.Closeness()
+    assert closeness.near(2) and closeness.near(2)
+    assert len(measured) == 2  # the first to wake the threads; what it found is believed for a while
+
+
+@pytest.mark.skipif(cgopt.max_num_threads() < 2, reason="one core has no team")
+def test_a_loop_is_not_called_with_other_types_than_it_was_compiled_for(team):
+    solver = cgopt.CGSolver(cgopt.gallery.poisson((48, 48)), M="jacobi", format="csr")
+    solver.solve(np.ones(N))
+    loop = next(iter(solver._spaces.values())).steps._forms[1]
+    known = dict(loop._known)
+    assert known
+    try:
+        loop._known.update({key: (address, digest + 1) for key, (address, digest) in known.items()})
+        with pytest.raises(TypeError, match="other types"):
+            solver.solve(np.ones(N))
+    finally:
+        loop._known.update(known)
