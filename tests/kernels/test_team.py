@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 import cgopt
+from cgopt.kernels import loops
 from cgopt.kernels.cpu import placement, threads
+from cgopt.kernels.cpu.team import TRIED, faster
 from cgopt.kernels.layouts import Work
 
 N = 48 * 48
@@ -18,7 +21,7 @@ PRECONDITIONERS = (None, "jacobi", "ssor", "incomplete_cholesky")
 
 
 def scattered():
-    """A Poisson matrix scaled over six decades: solves to 1e-12 of it compute many true residuals, and some stagnate."""
+    """A Poisson matrix scaled over six decades: solves compute many true residuals, and some stagnate."""
     scale = sp.diags_array(np.exp(3 * np.random.default_rng(0).standard_normal(N)))
     A = (scale @ cgopt.gallery.poisson((48, 48)) @ scale).tocsr()
     return (A + A.T) / 2
@@ -112,18 +115,55 @@ def test_threads_that_come_one_after_the_other_do_not_wait_for_each_other():
     answer(3)  # more threads than cores on a small machine
 
 
-def test_light_work_stays_on_one_thread_where_cores_are_far_apart(monkeypatch):
+def test_what_is_worth_threads(monkeypatch):
     w = Work(np.array([0, 64, 128]), np.zeros((2, 8)), meetings=threads.places_to_meet(2), weight=threads.LIGHT)
     kernel = (lambda: "serial", lambda: "threaded")
     monkeypatch.setattr(placement.crowd, "leaves_room", lambda threads: True)
-    for near, expected in ((True, "threaded"), (False, "serial")):
+
+    def apart(kernel):
+        return "either"
+
+    for near, expected in ((True, "threaded"), (False, "either")):
         monkeypatch.setattr(placement.closeness, "near", lambda threads, near=near: near)
-        assert threads.run(kernel, w, team=True) == expected
+        assert threads.run(kernel, w, apart=apart) == expected
         assert threads.run(kernel, w) == "serial"  # a pass alone is not worth a region
-    heavy = w._replace(weight=threads.SMALL)
-    assert threads.run(kernel, heavy) == threads.run(kernel, heavy, team=True) == "threaded"
-    alone = w._replace(sums=np.zeros((1, 8)))
-    assert threads.run(kernel, alone, team=True) == "serial"
+    assert threads.run(kernel, w._replace(weight=threads.SMALL)) == "threaded"
+    assert threads.run(kernel, w._replace(weight=threads.HEAVY), apart=apart) == "threaded"
+    assert threads.run(kernel, w._replace(sums=np.zeros((1, 8))), apart=apart) == "serial"
+
+
+@pytest.mark.parametrize("better", ["alone", "together"])
+def test_threads_far_apart_have_to_prove_themselves(better):
+    w = Work(np.array([0, 64, 128]), np.zeros((2, 8)), meetings=threads.places_to_meet(2), weight=threads.SMALL)
+    log, calls = np.zeros((1000, 4)), []
+
+    def form(name):
+        def loop(*args):
+            *_, log, w, _, first, steps, last = args
+            calls.append((name, steps, first, last))
+            log[:steps, 0] = len(calls)
+            time.sleep(1e-4 * steps if name == better else 1e-3 * steps)
+            return loops.RUNNING, steps
+
+        return loop
+
+    forms = form("alone"), form("together")
+    head = (None,) * 9
+    assert faster(forms, *head, log, w, w, True, 100, True) == (loops.RUNNING, 100)
+    tried = [("alone", TRIED, True, False), ("together", TRIED, False, False)]
+    assert calls == [*tried, (better, 100 - 2 * TRIED, False, True)]
+    np.testing.assert_array_equal(log[:100, 0], np.repeat([1, 2, 3], [TRIED, TRIED, 100 - 2 * TRIED]))
+    faster(forms, *head, log, w, w, False, 10, False)
+    assert calls[3:] == [(better, 10, False, False)]  # what was found is believed for a while
+
+
+def test_a_loop_that_ends_while_it_is_tried_ends():
+    w = Work(np.array([0, 64, 128]), np.zeros((2, 8)), meetings=threads.places_to_meet(2), weight=threads.SMALL)
+
+    def loop(*args):
+        return loops.CONVERGED, 3
+
+    assert faster((loop, loop), *(None,) * 9, np.zeros((100, 4)), w, w, True, 50, False) == (loops.CONVERGED, 3)
 
 
 def test_closeness_is_measured_now_and_then(monkeypatch):
@@ -134,7 +174,8 @@ def test_closeness_is_measured_now_and_then(monkeypatch):
 
     monkeypatch.setattr(placement, "meet_often", meet_often)
     closeness = placement.Closeness()
-    assert closeness.near(2) and closeness.near(2)
+    assert closeness.near(2)
+    assert closeness.near(2)
     assert len(measured) == 2  # the first to wake the threads; what it found is believed for a while
 
 

@@ -65,7 +65,7 @@ def test_threads_want_a_core_that_nobody_has(monkeypatch, tmp_path, runnable, ow
     path.write_text(f"0.50 0.40 0.30 {runnable}/300 1234\n")
     file = os.open(path, os.O_RDONLY)
     monkeypatch.setattr(placement, "_LOAD", file)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(placement, "CORES", 4)
     crowd = placement.Crowd()
     if own > 1:
         crowd.note_end()

@@ -52,7 +52,7 @@ from .networks import (
     scale_units,
     softmax_curvature,
 )
-from .team import Team
+from .team import Team, faster
 from .threads import (
     SMALL,
     SUMS,
@@ -175,10 +175,10 @@ class Loop:
             self._text = loops.bind(text, name, primitives)
             return
         # Many right-hand sides have passes long enough to be regions of their own.
-        self._team = "apply_dot" in stems
+        self._apart = faster if "apply_dot" in stems else None
         forms: list[Any] = []
         for form, kind in enumerate(("serial", "threaded")):
-            if form == 1 and self._team:
+            if form == 1 and self._apart:
                 forms.append(Team(forms[0], name))
                 continue
             # Residuals, of which a solve computes a few, are not worth the half second that their threaded form takes
@@ -191,7 +191,7 @@ class Loop:
         self._forms = (forms[0], forms[1])
 
     def __call__(self, w: Work, *args: Any) -> Any:
-        return run(self._forms, w, *args, team=self._team) if self.compiled else self._text(*args)
+        return run(self._forms, w, *args, apart=self._apart) if self.compiled else self._text(*args)
 
 
 @functools.cache

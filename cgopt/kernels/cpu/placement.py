@@ -34,6 +34,7 @@ try:
 except (AttributeError, OSError):
     _LOAD = -1
 AGAIN = 1e-3  # seconds between two looks at what else runs
+CORES = os.cpu_count() or 1
 RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
 MEASURED = 0.1  # seconds for which a measured distance between cores is believed
 ROUNDS, LOST = 40, 20_000  # meetings of such a measurement, and looks after which a thread gives up
@@ -94,7 +95,7 @@ class Crowd:
                 runnable = int(os.pread(_LOAD, 64, 0).split()[3].partition(b"/")[0])
             except (OSError, ValueError, IndexError):  # a daemon has closed what it inherited
                 runnable = own
-            self.free = (os.cpu_count() or 1) - (runnable - own) >= 1
+            self.free = CORES - (runnable - own) >= 1
         return self.free
 
     def note_end(self) -> None:

@@ -11,6 +11,7 @@ when all are there. If they come too late, or one after the other, it has done t
 
 from __future__ import annotations
 
+import time
 import zlib
 from typing import Any
 
@@ -25,8 +26,12 @@ from .. import loops
 from ..layouts import Work
 from .compile import compiled, inline
 from .meeting import LINE, fetch_add, load, pause, rest, store
+from .threads import SMALL
 
-ARRIVED, GO, AT = 0, 1, 2  # places in the last line of a Work's meetings: who is here, whether to begin, and where
+# Places in the last line of a Work's meetings: who is here, whether to begin, and where; and for cores that lie apart the
+# nanoseconds of an iteration alone and together, and until when these are believed.
+ARRIVED, GO, AT, ALONE, TOGETHER, UNTIL = range(6)
+TRIED, BELIEVED = 6, 200_000_000  # iterations to measure these with, and nanoseconds
 GRACE = 200  # looks, two microseconds, that the first thread gives the others
 RESULT = types.UniTuple(types.int64, 2)  # of a loop: code, iterations made
 MISMATCH = -1
@@ -76,7 +81,7 @@ def _gather(address, digest, scalars, logs, A, E, M, b, x, V, xr, Vr, s, log, w,
     meetings = w.meetings
     ends = np.zeros(2, np.int64)
     gate = parts * LINE
-    for i in range(meetings.shape[0]):
+    for i in range(gate + AT + 1):
         meetings[i] = 0
     for _ in prange(parts):
         me = fetch_add(meetings, gate + ARRIVED, 1)
@@ -134,6 +139,38 @@ def _gather(address, digest, scalars, logs, A, E, M, b, x, V, xr, Vr, s, log, w,
             ends[0] = code
             ends[1] = k
     return ends[0], ends[1]
+
+
+def slice_of(args: tuple[Any, ...], done: int, count: int) -> tuple[Any, ...]:
+    """The arguments of a loop for `count` of its steps, of which `done` are made."""
+    *head, log, w, wr, first, steps, last = args
+    return (*head, log[done:], w, wr, first and done == 0, count, last and done + count == steps)
+
+
+def faster(forms: tuple[Any, Any], *args: Any) -> Any:
+    """A loop in the faster of its forms, (alone, together), for cores that lie far apart.
+
+    There vectors take their time from one to the other; whether that costs more than a second thread gains depends on
+    the matrix: how long its rows are, how many of them need what the other thread wrote. So it is tried.
+    """
+    log, w, steps = args[9], args[10], args[13]
+    known = w.meetings[w.sums.shape[0] * LINE :]
+    k, code = 0, loops.RUNNING
+    if time.perf_counter_ns() >= known[UNTIL] and 4 * TRIED <= steps <= log.shape[0]:
+        for form, place in zip(forms, (ALONE, TOGETHER), strict=True):
+            start = time.perf_counter_ns()
+            code, done = form(*slice_of(args, k, TRIED))
+            known[place] = (time.perf_counter_ns() - start) // max(done, 1)
+            k += done
+            if code != loops.RUNNING:
+                return code, k
+        known[UNTIL] = time.perf_counter_ns() + BELIEVED
+    if known[ALONE] > 0 and known[TOGETHER] > 0:
+        together = bool(known[TOGETHER] < known[ALONE])
+    else:
+        together = w.weight >= SMALL
+    code, done = forms[together](*(slice_of(args, k, steps - k) if k else args))
+    return code, k + done
 
 
 class Team:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -23,6 +24,7 @@ from .meeting import LINE
 from .placement import closeness, crowd, placement
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
+HEAVY = 4_000_000  # and from which on threads gain whatever the distance of their cores
 LIGHT = 16_000  # and below which it would even with threads that wait already, on cores that share a cache
 ALIGN = 64  # chunks start at multiples of this: whole cache lines, whole windows of `SortedCSR`
 SUMS = 8  # partial sums per chunk: one cache line
@@ -103,7 +105,7 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
     parts = _parts(n, weight, threads)
     if parts == 1:
         return Work(np.array((0, n)), np.zeros((1, max(SUMS, 2 * columns))), NO_SPILL)
-    bounds = np.linspace(0, n, parts + 1).astype(np.int64)
+    bounds = np.arange(parts + 1) * n // parts
     if indptr is not None:
         total = float(indptr[n]) + 6.0 * n
         candidates = np.arange(0, n + 1, ALIGN)
@@ -196,9 +198,21 @@ def _start_team() -> None:
             del os.environ[name]
 
 
-def run(kernel: tuple[Any, Any], w: Work, *args: Any, team: bool = False) -> Any:
-    """Call a (serial, threaded) kernel in the form that is right now; `team`: whether it is a loop of many passes."""
-    if w.sums.shape[0] == 1 or _forked or (w.weight < SMALL and not team) or not _team.acquire(blocking=False):
+def run(kernel: tuple[Any, Any], w: Work, *args: Any, apart: Callable[..., Any] | None = None) -> Any:
+    """Call a (serial, threaded) kernel in the form that is right just now.
+
+    Parameters
+    ----------
+    kernel : (callable, callable)
+    w : Work
+        What tells how much there is to do.
+    *args
+        Of the kernel.
+    apart : callable, optional
+        For a kernel of many passes, which is worth threads for less: what to call in its place where cores lie far
+        apart, as ``apart(kernel, *args)``.
+    """
+    if w.sums.shape[0] == 1 or _forked or (w.weight < SMALL and apart is None) or not _team.acquire(blocking=False):
         return kernel[0](*args)
     try:
         threads = max_num_threads()
@@ -207,9 +221,10 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any, team: bool = False) -> Any
         if not _started:
             _start_team()
         placement.keep_off(threads)
-        if w.weight < SMALL and not closeness.near(threads):
-            return kernel[0](*args)
-        out = kernel[1](*args)
+        if apart is not None and w.weight < HEAVY and not closeness.near(threads):
+            out = apart(kernel, *args)
+        else:
+            out = kernel[1](*args)
         crowd.note_end()
         return out
     finally:
