@@ -118,7 +118,6 @@ class CGSolver:
         # With "auto", Jacobi until a solve shows that something else would pay
         self._undecided = isinstance(M, str) and M.lower() == "auto" and worth_choosing(self._solved)
         self.choice = "Jacobi until a solve is slow" if self._undecided else ""
-        self._check = check
         self.preconditioner = as_preconditioner("jacobi" if self._undecided else M, self._solved)
         self._system = checked_system(self._solved, self.preconditioner, check)
         self._spaces: dict[Any, Workspace] = {}
@@ -290,7 +289,7 @@ class CGSolver:
         if isinstance(self.preconditioner, Factored):
             self._system = self._system.factored(self.preconditioner)
         else:
-            self._system = checked_system(self._solved, self.preconditioner, self._check)
+            self._system = checked_system(self._solved, self.preconditioner, check=False)  # (it is made for A)
         self._spaces.clear()
         return self._system, self._workspace(dtype, 1)
 

@@ -35,6 +35,7 @@ ON_DEVICE = (Jacobi, Chebyshev, Multigrid)  # those that run on a GPU
 GRID, GRID_ON_DIAGONALS = 100_000, 300_000  # unknowns from which multigrid overtakes a factorisation on Laplacians
 LARGE = 300_000  # and on other matrices with short rows
 SHORT_ROWS, FAIRLY_SHORT_ROWS = 10, 15  # entries a row, on average, up to which a matrix may be of a grid
+FLAT = 5.5  # entries a row up to which a grid is one of the plane, where iterations grow like the root of n
 FIRST_LOOK, EARLY_LOOK = 30, 15  # iterations; the early one where the change costs little, or is as good as certain
 # Entries, a row counting as eight, that are gone over before the first look: setting up anything takes some tenths of a
 # millisecond, a hundred iterations of a system with a few hundred unknowns.
@@ -104,9 +105,10 @@ def patience(A: Any) -> Patience:
     n, entries, _ = A.shares
     large, long_rows = _is_large_grid(A), _has_long_rows(A)
     not_before = WORTH_LOOKING // (entries + 8 * n)
-    if _on_diagonals(A) and not long_rows:  # products cost so little that the rate decides alone
+    cheap = _on_diagonals(A) and not long_rows
+    if cheap and not (large and entries <= FLAT * n):  # products cost so little that the rate decides alone
         return Patience(AFFORDED_OF_MULTIGRID if large else AFFORDED, max(FIRST_LOOK, not_before), eager=False)
-    first_look = EARLY_LOOK if large or long_rows else FIRST_LOOK
+    first_look = EARLY_LOOK if (large or long_rows) and not cheap else FIRST_LOOK
     return Patience(AFFORDED_ONCE_SETTLED, max(first_look, not_before), eager=True)
 
 

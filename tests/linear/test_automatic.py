@@ -96,11 +96,14 @@ def test_many_right_hand_sides_are_tried_with_one():
 
 
 def test_what_there_is_to_choose_from():
-    grid, graph, line = (as_operator(A) for A in (cgopt.gallery.poisson((600, 550)), hard()[0], chain()[0]))
-    assert isinstance(choose(grid), Multigrid)
+    plane, space, graph, line = (
+        as_operator(A)
+        for A in (cgopt.gallery.poisson((600, 550)), cgopt.gallery.poisson((70, 70, 70)), hard()[0], chain()[0])
+    )
+    assert isinstance(choose(plane), Multigrid)
     assert isinstance(choose(graph), IncompleteCholesky)
-    # products by diagonals are cheap: there the rate decides alone
-    assert [patience(A).eager for A in (grid, graph, line)] == [False, True, False]
+    # products by diagonals are cheap: there the rate decides alone, but on large grids in the plane
+    assert [patience(A).eager for A in (plane, space, graph, line)] == [True, False, True, False]
 
 
 def test_long_rows_are_factored_without_fill_unless_that_breaks_down():
