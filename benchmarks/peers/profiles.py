@@ -130,6 +130,19 @@ def summary(middle: Runs) -> list[str]:
     ]
 
 
+def distance(results: Mapping[str, Any]) -> list[str]:
+    """How far from each other the cores were that two threads ran on, as a line of Markdown."""
+    times = [entry.get("meeting of two threads, seconds") for entry in results["systems"].values()]
+    known = np.array([1e9 * seconds for seconds in times if seconds])
+    if not known.size:
+        return []
+    return [
+        f"- Two threads of cgopt took {np.median(known):.0f} ns to meet, in the median over the systems "
+        f"({known.min():.0f} to {known.max():.0f}); more than 300 on {np.mean(known > 300):.0%}. Cores that share a "
+        "cache take some 100. (A virtual machine's cores move: where they lie apart, what threads exchange costs more.)"
+    ]
+
+
 def standings(middle: Runs) -> list[str]:
     """A row for each contender: how much it solves, how often it is fast, its time beside that of ``M="auto"``."""
     lines = [
@@ -187,6 +200,7 @@ def markdown(stem: str, results: Mapping[str, Any]) -> str:
             "- Method: " + _method(results),
             "",
             *summary(middle),
+            *distance(results),
             "",
             f"![Performance profiles]({stem}.png)",
             "",

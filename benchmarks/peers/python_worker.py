@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -24,6 +25,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 import cgopt
+from cgopt.kernels.cpu.threads import meeting_seconds
 
 THREADS = 2
 MEMORY = 0.75  # of the machine's, that this process may take: fill-in of a factorisation can ask for any amount
@@ -195,12 +197,17 @@ class Server:
             "compiled": self.compilations.seen,
         }
 
+    def meet(self) -> dict:
+        """How long cgopt's threads take to meet, the median of some: the cores of a virtual machine move."""
+        return {"seconds": statistics.median(meeting_seconds() for _ in range(5)) if THREADS > 1 else 0.0}
+
     def obey(self, command: str, words: list[str]) -> dict:
         """Do what a line says; a solver's failure is an answer."""
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # a peer's warnings are no answer; its residual is judged instead
-                return {"load": self.load, "setup": self.setup, "solve": self.solve}[command](*words)
+                known = {"load": self.load, "setup": self.setup, "solve": self.solve, "meet": self.meet}
+                return known[command](*words)
         except Exception as error:  # whatever a solver raises is its result
             return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
 

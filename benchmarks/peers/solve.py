@@ -327,9 +327,11 @@ def measure(
         for problem in systems.build([name for name in wanted if name not in results["systems"]], quick):
             start = time.perf_counter()
             runs = compare(workers, configurations, problem, limit)
+            meeting = workers.get("cgopt").ask("meet").get("seconds")
             results["systems"][problem.name] = {
                 "n": problem.n,
                 "nnz": int(problem.A.nnz),
+                "meeting of two threads, seconds": meeting,
                 "runs": {name: [asdict(run) for run in turns] for name, turns in runs.items()},
             }
             results["versions"] = {**results.get("versions", {}), **peers.versions}

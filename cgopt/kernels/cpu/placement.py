@@ -38,7 +38,7 @@ CORES = os.cpu_count() or 1
 RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
 MEASURED = 0.1  # seconds for which a measured distance between cores is believed
 ROUNDS, LOST = 40, 20_000  # meetings of such a measurement, and looks after which a thread gives up
-NEAR = 12e-6  # seconds for it between cores that share a cache: 5 of them and the start of a region; others take 25
+NEAR = 3e-7  # seconds a meeting takes at most between cores that share a cache, most of them 1e-7; others 4e-7 to 6e-7
 
 _gettid = types.ExternalFunction("gettid", types.int32())
 
@@ -140,13 +140,18 @@ class Closeness:
         """Whether they are; measured ten times a second at the most."""
         now = time.monotonic()
         if now >= self._until:
-            for _ in range(2):  # the first wakes them
-                meetings = np.zeros(threads * LINE, np.int64)
-                start = time.perf_counter()
-                meet_often(meetings)
-                end = time.perf_counter()
-            self._near, self._until = end - start < NEAR, now + MEASURED
+            self._near, self._until = meeting_seconds(threads) < NEAR, now + MEASURED
         return self._near
+
+
+def meeting_seconds(threads: int) -> float:
+    """How long one of many meetings of the threads takes just now, with its share of a parallel region."""
+    for _ in range(2):  # the first wakes them
+        meetings = np.zeros(threads * LINE, np.int64)
+        start = time.perf_counter()
+        meet_often(meetings)
+        end = time.perf_counter()
+    return (end - start) / ROUNDS
 
 
 placement = Placement()

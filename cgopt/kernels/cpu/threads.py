@@ -22,6 +22,7 @@ from numba.np.ufunc.parallel import _launch_threads
 from ..layouts import HalfCSR, Work
 from .meeting import LINE
 from .placement import closeness, crowd, placement
+from .placement import meeting_seconds as measured_meeting
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 HEAVY = 4_000_000  # and from which on threads gain whatever the distance of their cores
@@ -196,6 +197,14 @@ def _start_team() -> None:
     finally:
         for name in wanted:
             del os.environ[name]
+
+
+def meeting_seconds() -> float:
+    """How long all threads together take to meet: tells how far the cores are from each other that they run on now."""
+    if not _started:
+        _start_team()
+    placement.keep_off(max_num_threads())
+    return measured_meeting(max_num_threads())
 
 
 def run(kernel: tuple[Any, Any], w: Work, *args: Any, apart: Callable[..., Any] | None = None) -> Any:
