@@ -179,8 +179,9 @@ def chosen_rate(task, folder, deadline, budget):
 def table(folder, settings):
     """Markdown and numbers of the complete runs."""
     lines = [
-        "| task | T | method | solved | sequences seen (median) | errors of the others | not ended: error, sequences |",
-        "|---|---:|---|---:|---:|---|---|",
+        "| task | T | method | solved | sequences seen (median) | errors of the others | after sequences "
+        "| not ended: error, sequences |",
+        "|---|---:|---|---:|---:|---|---|---|",
     ]
     record = {}
     for name, T in settings:
@@ -194,10 +195,13 @@ def table(folder, settings):
             solved = [run for run in runs if run["solved"]]
             if not begun:
                 continue
-            rest = ", ".join(f"{run['curve'][-1][2]:.3g}" for run in runs if not run["solved"])
+            others = [run for run in runs if not run["solved"]]
+            rest = ", ".join(f"{run['curve'][-1][2]:.3g}" for run in others)
+            spent = ", ".join(f"{run['sequences']:,.0f}" for run in others)
             seen = f"{np.median([run['sequences'] for run in solved]):,.0f}" if solved else ""
             lines.append(
-                f"| {name} | {T} | {method} | {len(solved)} of {len(runs)} | {seen} | {rest} | {'; '.join(open_ones)} |"
+                f"| {name} | {T} | {method} | {len(solved)} of {len(runs)} | {seen} | {rest} "
+                f"| {spent} | {'; '.join(open_ones)} |"
             )
             record[f"{name}-{T}-{method}"] = [
                 {k: run[k] for k in ("solved", "sequences", "seconds")} | {"error": run["curve"][-1][2]} for run in runs
@@ -248,7 +252,8 @@ def main(argv=None):
     print(text)
     if not options.no_record:
         head = (
-            f"`python -m benchmarks.recurrent`, at most {options.sequences:,.0f} sequences a run. "
+            "`python -m benchmarks.recurrent` with `--T` and `--sequences`, which unsolved runs have seen. "
+            "A run also ends when Hessian-free optimisation can take no step that lowers its loss any more. "
             f"{__doc__.split(chr(10) * 2)[2].replace(chr(10), ' ')}\n\n"
         )
         about = {"machine": platform.processor() or platform.machine(), "numpy": np.__version__}
