@@ -180,14 +180,16 @@ def test_closeness_is_measured_now_and_then(monkeypatch):
 
 
 @pytest.mark.skipif(cgopt.max_num_threads() < 2, reason="one core has no team")
-def test_a_loop_is_not_called_with_other_types_than_it_was_compiled_for(team):
+@pytest.mark.parametrize("place", [2, 4])
+def test_a_loop_is_not_called_with_other_types_than_it_was_compiled_for(place, team):
     solver = cgopt.CGSolver(cgopt.gallery.poisson((48, 48)), M="jacobi", format="csr")
     solver.solve(np.ones(N))
     loop = next(iter(solver._spaces.values())).steps._forms[1]
     known = dict(loop._known)
     assert known
     try:
-        loop._known.update({key: (address, digest + 1) for key, (address, digest) in known.items()})
+        for key, found in known.items():  # addresses, and digests of the types of the threads' part and of the loop
+            loop._known[key] = (*found[:place], found[place] + 1, *found[place + 1 :])
         with pytest.raises(TypeError, match="other types"):
             solver.solve(np.ones(N))
     finally:
