@@ -25,7 +25,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 import cgopt
-from cgopt.kernels.cpu.threads import meeting_seconds
+from cgopt.kernels.cpu.threads import distance
 
 THREADS = 2
 MEMORY = 0.75  # of the machine's, that this process may take: fill-in of a factorisation can ask for any amount
@@ -199,7 +199,7 @@ class Server:
 
     def meet(self) -> dict:
         """How long cgopt's threads take to meet, the median of some: the cores of a virtual machine move."""
-        return {"seconds": statistics.median(meeting_seconds() for _ in range(5)) if THREADS > 1 else 0.0}
+        return {"seconds": statistics.median(distance() for _ in range(5))}
 
     def obey(self, command: str, words: list[str]) -> dict:
         """Do what a line says; a solver's failure is an answer."""

@@ -197,4 +197,4 @@ def test_a_loop_is_not_called_with_other_types_than_it_was_compiled_for(place, t
 
 
 def test_the_distance_of_cores_is_a_time():
-    assert 0.0 < threads.meeting_seconds() < 1.0
+    assert 0.0 < threads.distance() < 1.0

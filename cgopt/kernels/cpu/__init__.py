@@ -174,21 +174,18 @@ class Loop:
             primitives = {stem: _primitive(stem, suffix, None) for stem, suffix in stems.items()}
             self._text = loops.bind(text, name, primitives)
             return
-        # Many right-hand sides have passes long enough to be regions of their own.
-        self._apart = faster if "apply_dot" in stems else None
-        forms: list[Any] = []
-        for form, kind in enumerate(("serial", "threaded")):
-            if form == 1 and self._apart:
-                forms.append(Team(forms[0], name))
-                continue
-            # Residuals, of which a solve computes a few, are not worth the half second that their threaded form takes
-            # to compile.
-            primitives = {
-                stem: _primitive(stem, suffix, 0 if stem == "residual" else form) for stem, suffix in stems.items()
-            }
-            bound = loops.bind(text, f"{name}_{kind}", primitives)
-            forms.append(compiled(bound, threaded=False, fastmath=CONTRACT))
-        self._forms = (forms[0], forms[1])
+        serial = self._compiled(text, name, stems, 0)
+        if "apply_dot" in stems:
+            self._forms, self._apart = (serial, Team(serial, name)), faster
+        else:  # many right-hand sides: passes long enough to be parallel regions of their own
+            self._forms, self._apart = (serial, self._compiled(text, name, stems, 1)), None
+
+    @staticmethod
+    def _compiled(text: Callable[..., Any], name: str, stems: dict[str, str], form: int) -> Any:
+        """The text with its primitives in one form: 0 serial, 1 threaded."""
+        primitives = {stem: _primitive(stem, suffix, form) for stem, suffix in stems.items()}
+        kind = ("serial", "threaded")[form]
+        return compiled(loops.bind(text, f"{name}_{kind}", primitives), threaded=False, fastmath=CONTRACT)
 
     def __call__(self, w: Work, *args: Any) -> Any:
         return run(self._forms, w, *args, apart=self._apart) if self.compiled else self._text(*args)

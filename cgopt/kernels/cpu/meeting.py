@@ -27,7 +27,6 @@ SPINS = 4000  # looks, some 50 microseconds, before the core is offered to other
 
 _PAUSES = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause", "aarch64": "llvm.aarch64.hint"}
 _pause = _PAUSES.get("aarch64" if platform.machine() == "arm64" else platform.machine(), "")
-YIELDS = sys.platform != "win32"
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
@@ -84,6 +83,18 @@ def pause(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def _offer() -> None:
+    """Offer the core to other programs."""
+    _sched_yield()
+
+
+def _keep() -> None:
+    """Keep the core: Windows has no such call."""
+
+
+offer = helper(_keep if sys.platform == "win32" else _offer)
+
+
 @helper
 def rest(looks: int) -> None:
     """Between two looks of a thread that waits; after many of them the core is offered to others.
@@ -91,8 +102,8 @@ def rest(looks: int) -> None:
     A thread that sleeps instead may be woken on the core of the thread that it waits for.
     """
     pause()
-    if YIELDS and looks > SPINS:
-        _sched_yield()
+    if looks > SPINS:
+        offer()
 
 
 @helper

@@ -20,7 +20,7 @@ from numba import prange
 
 from .compile import CONTRACT, REASSOCIATE, chunk, compiled, helper, inline, pair
 from .meeting import meet, owned
-from .updates import PP, START_PP, XX, add_direction, total
+from .updates import PP, XX, add_direction, restart_identity, total
 
 U = np.uint64
 ONE, TWO, THREE, FOUR = U(1), U(2), U(3), U(4)
@@ -119,6 +119,10 @@ def update_residual_factor(M: Any, alpha: Any, q: Any, r: Any, z: Any, w: Any) -
     return rr, yy
 
 
+# A solve starts seldom: its sweeps run on as many threads as its loop does, and on one where nobody's loop is compiled.
+both_sweeps, copy_direction = update_residual_factor[0], restart_identity[0]
+
+
 @pair(REASSOCIATE)
 def update_direction_factor(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: Any, x: Any, w: Any) -> Any:
     """``x += alpha p``, ``p = z + beta p``; returns ``x'x``, ``p'p``."""
@@ -135,31 +139,9 @@ def update_direction_factor(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p: An
 @pair(REASSOCIATE)
 def restart_factor(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
     """``z = M r``, ``p = z``; returns ``r'z``, ``p'p``."""
-    parts, sums, bounds, work = M.parts, M.sums, w.bounds, w.sums
-    count, n = parts.shape[0] - 1, M.order.shape[0]
-    low, high = shared_out(w, count)
-    first, last = owned(w)
-    zero = r.dtype.type(0)
-    meet(w)
-    for t in prange(low, high):
-        sums[t, 0], sums[t, 1] = forward_factor(M, zero, r, r, parts[t], parts[t + 1])
-    meet(w)
-    if w.own <= 0:
-        sums[count, 0], sums[count, 1] = forward_factor(M, zero, r, r, parts[count], n)
-        backward_factor(M, z, parts[count], n)
-    meet(w)
-    rz = total(sums, 1)
-    for t in prange(low, high):
-        backward_factor(M, z, parts[t], parts[t + 1])
-    meet(w)
-    for t in prange(first, last):
-        pp = 0.0
-        for i in range(U(bounds[t]), U(bounds[t + 1])):
-            p[i] = z[i]
-            pp += np.float64(z[i]) * np.float64(z[i])
-        work[t, START_PP] = pp
-    meet(w)
-    return rz, total(work, START_PP)
+    _, rz = both_sweeps(M, 0.0, r, r, z, w)
+    _, pp = copy_direction(M, z, z, p, w)
+    return rz, pp
 
 
 # ---- Eisenstat ----
@@ -284,41 +266,21 @@ def update_direction_eisenstat(M: Any, alpha: Any, beta: Any, r: Any, z: Any, p:
     return total(sums, XX), total(sums, PP)
 
 
+first_sweep, second_sweep = update_residual_eisenstat[0], update_direction_eisenstat[0]
+
+
 @pair(CONTRACT)
 def restart_eisenstat(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
     """``p = M r``, A p and p'Ap; returns ``r'p``, ``p'p``."""
-    parts, sums, work, q = M.parts, M.sums, w.sums, M.q
-    count, n = parts.shape[0] - 1, M.order.shape[0]
-    low, high = shared_out(w, count)
-    first, last = owned(w)
-    zero = r.dtype.type(0)
-    meet(w)  # parts take rows of all chunks
+    q = M.q
     if w.own <= 0:
-        for i in range(U(n)):
-            q[i] = zero
-            p[i] = zero
-    meet(w)
-    for t in prange(low, high):
-        sums[t, 0], sums[t, 1] = forward_eisenstat(M, zero, r, parts[t], parts[t + 1])
-    meet(w)
+        for i in range(U(q.shape[0])):
+            q[i] = r.dtype.type(0)
+            p[i] = r.dtype.type(0)
+    _, rz = first_sweep(M, 0.0, r, r, z, w)
     # the direction is zero: nothing is added to what stands in for x
-    if w.own <= 0:
-        sums[count, 0], sums[count, 1] = forward_eisenstat(M, zero, r, parts[count], M.order.shape[0])
-        sums[count, XX], sums[count, PP] = backward_eisenstat(M, zero, zero, p, r, parts[count], n)
-    meet(w)
-    rz = total(sums, 1)
-    for t in prange(low, high):
-        sums[t, XX], sums[t, PP] = backward_eisenstat(M, zero, zero, p, r, parts[t], parts[t + 1])
-    meet(w)
-    if w.own <= 0:
-        finish_separators(M, parts[count])
-        sums[count, PQ] = dot_with_product(M, p, parts[count], n)
-    for t in prange(low, high):
-        sums[t, PQ] = dot_with_product(M, p, parts[t], parts[t + 1])
-    meet(w)
-    for t in range(first, last):
-        work[t, PQ] = total(sums, PQ)
-    return rz, total(sums, PP)
+    _, pp = second_sweep(M, 0.0, 0.0, r, z, p, r, w)
+    return rz, pp
 
 
 def _apply_dot_eisenstat(A: Any, p: Any, q: Any, w: Any) -> Any:

@@ -21,8 +21,7 @@ from numba.np.ufunc.parallel import _launch_threads
 
 from ..layouts import HalfCSR, Work
 from .meeting import LINE
-from .placement import closeness, crowd, placement
-from .placement import meeting_seconds as measured_meeting
+from .placement import closeness, crowd, meeting_seconds, placement
 
 SMALL = 60_000  # entries plus 4 times rows below which a thread's start costs more than it saves
 HEAVY = 4_000_000  # and from which on threads gain whatever the distance of their cores
@@ -199,12 +198,12 @@ def _start_team() -> None:
             del os.environ[name]
 
 
-def meeting_seconds() -> float:
-    """How long all threads together take to meet: tells how far the cores are from each other that they run on now."""
+def distance() -> float:
+    """Seconds that all threads take to meet: how far from each other the cores are that they run on now."""
     if not _started:
         _start_team()
     placement.keep_off(max_num_threads())
-    return measured_meeting(max_num_threads())
+    return meeting_seconds(max_num_threads())
 
 
 def run(kernel: tuple[Any, Any], w: Work, *args: Any, apart: Callable[..., Any] | None = None) -> Any:
