@@ -114,6 +114,13 @@ def restart(M: Any, r: Any, z: Any, p: Any, w: Any) -> tuple[Any, Any]:
 # the systems listed in `act` are touched.
 
 
+def solve_diagonal(diagonal: Any, inverse: Any, b: Any, x: Any) -> tuple[Any, Any, Any, Any]:
+    """``x = M b`` for the inverse M of a diagonal A; with ``r = b - A x``: ``b'b``, ``r'r``, ``b'M b``, ``r'M r``."""
+    x[:] = inverse * b
+    r = b - diagonal * x
+    return dot(b, b), dot(r, r), dot(b, x), dot(r, inverse * r)
+
+
 def apply_dot_many(A: Any, p: Any, q: Any, pq: Any, act: Any, w: Any) -> None:
     """``q_j = A p_j``; ``pq[j] = p_j'q_j``."""
     for j in act:

@@ -9,6 +9,9 @@ nothing to set up, and looks now and then at what its own coefficients tell:
   iterations. The norm of that matrix's inverse, which scalar recurrences give, stands for it.)
 * Once it stands still, the rate holds or improves, and tells how many iterations are left.
 
+Of some matrices it is certain beforehand that the end is far (`cgopt.preconditioners.choose.patience`); these are not
+begun with Jacobi, unless there is an initial guess, which may be near the solution.
+
 Where the end is far, a better preconditioner is set up (`cgopt.preconditioners.choose.choose`), and the solve goes on
 from where it is. A solver that has chosen keeps its choice. Only numbers of iterations decide, no times: the same input
 gives the same bits.
@@ -34,6 +37,7 @@ from .workspace import System, Workspace
 
 LOOK = 15  # iterations between two looks
 EARLIER = 2 / 3  # share of the iterations made that they are compared with
+LONG_AGO = 1 / 3  # the same where the rate decides alone: norms have plateaus
 GROWTH = 1.25  # of the square root of the condition number since then, from which the smallest Ritz value falls still
 
 
@@ -63,7 +67,7 @@ class Trial(Listeners):
         return max(self.patience.first_look - iterations, LOOK - iterations % LOOK)
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
-        """Tell the others, then look at the last third of the iterations made."""
+        """Tell the others, then look at what the last iterations have brought."""
         self._norms.extend(log[:, loops.LOG_RR].tolist())
         self._inverse.extend(log[:, loops.LOG_ALPHA], log[:, loops.LOG_BETA])
         if self.others.any and self.others.stop(x, shift, iteration, log, target, exponent, unit):
@@ -76,6 +80,7 @@ class Trial(Listeners):
         if self.patience.eager and squares[-1] > GROWTH**4 * squares[earlier - 1]:
             self.gave_up = f"its condition number still grew after {iteration} iterations"
             return True
+        earlier = earlier if self.patience.eager else round(LONG_AGO * iteration)
         left = iterations_left(earlier, norms[earlier - 1], iteration, norms[-1], target)
         if iteration + left > self.patience.afforded:
             self.gave_up = f"more than {self.patience.afforded} iterations were foretold after {iteration}"
@@ -124,7 +129,7 @@ def solve_automatically(
     if not trial.gave_up or first.status is not Status.STOPPED:
         return first
     rest = goal._replace(maxiter=goal.maxiter - first.iterations)
-    chosen = switch(trial.gave_up)
+    chosen = switch(f"left Jacobi: {trial.gave_up}")
     second = solve_one(*chosen, b, first.x, rest, listeners)
     return joined(first, second)
 

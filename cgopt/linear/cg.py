@@ -30,10 +30,10 @@ from ..kernels.layouts import HalfCSR
 from ..operators import DeviceMatrix, MatrixOperator, as_operator
 from ..operators.ordering import small_bandwidth
 from ..preconditioners import Factored, as_preconditioner
-from ..preconditioners.choose import choose, patience, worth_choosing
+from ..preconditioners.choose import Patience, choose, patience, worth_choosing
 from .automatic import Trial, solve_automatically
 from .many import solve_many
-from .one import solve_one
+from .one import solve_diagonal, solve_one
 from .result import nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
 from .workspace import System, Workspace, checked_system, workspace_for
@@ -208,13 +208,19 @@ class CGSolver:
                 )
             self._busy = True
             try:
-                result: Any
-                if self._undecided and (many or goal.criterion == "error"):
-                    self._decide(rhs, goal)
-                if self._undecided:
+                result: Any = None
+                stay = patience(self._solved) if self._undecided else None
+                if stay is not None and stay.certain and start is None and rhs.any():
+                    self._switch(dtype, f"not Jacobi: {stay.certain}")
+                elif stay is not None and (many or goal.criterion == "error"):
+                    self._decide(rhs, goal, stay)
+                if self._divides(rhs, start, goal, listeners):
+                    result = solve_diagonal(self._system, rhs, goal)
+                if result is not None:
+                    pass
+                elif stay is not None and self._undecided:
                     space = self._workspace(dtype, 1)
                     switch = functools.partial(self._switch, dtype)
-                    stay = patience(self._solved)
                     result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, stay)
                 elif many:
                     space_for = functools.partial(self._workspace, dtype)
@@ -227,6 +233,11 @@ class CGSolver:
             result.reorder(self._order)
         result.x = like(result.x, b)
         return result
+
+    def _divides(self, rhs: Array, start: Array | None, goal: Goal, listeners: Listeners) -> bool:
+        """Whether a solve is a division, of which nobody wants to see the steps."""
+        plain = rhs.ndim == 1 and rhs.dtype == self.dtype and start is None and goal.criterion == "residual"
+        return self._system.diagonal and plain and not listeners.each_iteration
 
     # --- preparation ------------------------------------------------------------------------------------------
 
@@ -283,24 +294,24 @@ class CGSolver:
         return start if many else start.reshape(n)
 
     def _switch(self, dtype: np.dtype[Any], why: str) -> tuple[System, Workspace]:
-        """Leave Jacobi for what suits the matrix."""
-        self._undecided, self.choice = False, f"left Jacobi: {why}"
+        """Take what suits the matrix in place of Jacobi."""
+        self._undecided, self.choice = False, why
         self.preconditioner = choose(self._solved)
-        if isinstance(self.preconditioner, Factored):
+        if isinstance(self.preconditioner, Factored) and self.preconditioner.eisenstat is None:
             self._system = self._system.factored(self.preconditioner)
         else:
             self._system = checked_system(self._solved, self.preconditioner, check=False)  # (it is made for A)
         self._spaces.clear()
         return self._system, self._workspace(dtype, 1)
 
-    def _decide(self, rhs: Array, goal: Goal) -> None:
+    def _decide(self, rhs: Array, goal: Goal, stay: Patience) -> None:
         """Choose before a solve that cannot change its mind on the way: by a trial with one right-hand side."""
         column = np.ascontiguousarray(rhs if rhs.ndim == 1 else rhs[:, np.argmax(np.abs(rhs).max(axis=0))])
-        trial = Trial(Listeners(None, None), patience(self._solved))
+        trial = Trial(Listeners(None, None), stay)
         residual_goal = Goal(goal.rtol, goal.atol, goal.maxiter)
         solve_one(self._system, self._workspace(rhs.dtype, 1), column, None, residual_goal, trial)
         if trial.gave_up:
-            self._switch(rhs.dtype, trial.gave_up)
+            self._switch(rhs.dtype, f"left Jacobi: {trial.gave_up}")
         else:
             self._undecided, self.choice = False, "stayed with Jacobi: a trial with one right-hand side was fast"
 

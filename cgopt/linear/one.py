@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 from ..arrays import Array, real_view
-from ..kernels import loops
+from ..kernels import cpu, loops
 from ..status import OF_CODE, Status
 from .lanczos import ErrorGoal
 from .result import CGResult
 from .stopping import Goal, Listeners
-from .workspace import PATIENCE, System, Workspace, scale_rows, times_power
+from .workspace import PATIENCE, SAFE_NORM, System, Workspace, scale_rows, times_power
 
 
 def error_goal_of(system: System, goal: Goal, exponent: int, x: Array, b: Array, r: Array) -> ErrorGoal:
@@ -29,6 +29,37 @@ DROP = 0.01  # of r'r: with a rounded matrix, the true residual is taken when th
 
 # Ends that may be due to the rounding of the matrix, not to the matrix.
 DUE_TO_ROUNDING = (loops.INDEFINITE, loops.SINGULAR, loops.STAGNATED, loops.INDEFINITE_M)
+
+
+def solve_diagonal(system: System, b: Array, goal: Goal) -> CGResult | None:
+    """Solve with a diagonal A: the one iteration that Jacobi's preconditioner needs, without a loop and its workspace.
+
+    Parameters
+    ----------
+    system : System
+        ``system.diagonal`` is true.
+    b : (n,) array
+        Contiguous, of A's data type.
+    goal : Goal
+        Of the residual.
+
+    Returns
+    -------
+    CGResult or None
+        None where entries are extreme, or rounding needs more than one iteration: that is left to `solve_one`.
+    """
+    if goal.maxiter < 1:
+        return None
+    diagonal, inverse = system.layout.diagonal, system.preconditioner.inverse_diagonal  # type: ignore[union-attr]
+    x = np.empty_like(b)
+    # z = M r,  p = z,  alpha = r'z / p'Ap = 1,  x = p
+    bb, rr, rz_before, rz = cpu.solve_diagonal(diagonal, inverse, b, x)
+    low, high = SAFE_NORM[b.dtype.char]
+    within = low * low <= bb <= high * high and 0.0 < rz_before < math.inf
+    if not within or not rr <= max(goal.rtol * math.sqrt(bb), goal.atol) ** 2:
+        return None
+    log = np.array([[rr, rz, 1.0, rz / rz_before]])  # columns as `loops.LOG_RR` and those after it
+    return CGResult(x, Status.CONVERGED, 1, math.sqrt(rr), log, (bb, rz_before))
 
 
 def solve_one(

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..kernels import loops
-from .workspace import scale_rows
+from .workspace import scale_rows, times_power
 
 INTERVAL = 0.1  # seconds between two calls of a progress function
 
@@ -174,18 +174,16 @@ class Listeners:
         shown = x.view()
         if isinstance(shown, np.ndarray):
             shown.flags.writeable = False
-        last = log[-1:] if x.ndim == 1 else log
-        with np.errstate(over="ignore", under="ignore"):
-            norms = np.ldexp(np.sqrt(last[:, loops.LOG_RR]), -np.asarray(exponent))
-            targets = np.ldexp(np.sqrt(target), -np.asarray(exponent))
-            alphas = np.ldexp(last[:, loops.LOG_ALPHA], unit)
-        betas = last[:, loops.LOG_BETA]
         if x.ndim == 1:
-            state = IterationState(
-                shown, iteration, float(norms[-1]), float(alphas[-1]), float(betas[-1]), float(targets)
-            )
+            rr, _, alpha, beta = log[-1].tolist()
+            norm, bound = (times_power(math.sqrt(square), -exponent) for square in (rr, target))
+            state = IterationState(shown, iteration, norm, times_power(alpha, unit), beta, bound)
         else:
-            state = IterationState(shown, iteration, norms, alphas, betas.copy(), targets)
+            with np.errstate(over="ignore", under="ignore"):
+                norms = np.ldexp(np.sqrt(log[:, loops.LOG_RR]), -np.asarray(exponent))
+                targets = np.ldexp(np.sqrt(target), -np.asarray(exponent))
+                alphas = np.ldexp(log[:, loops.LOG_ALPHA], unit)
+            state = IterationState(shown, iteration, norms, alphas, log[:, loops.LOG_BETA].copy(), targets)
         if self.progress is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + INTERVAL
             self.progress(state)

@@ -20,6 +20,7 @@ SLICE = 1024  # iterations between two looks at the outside world, at the most
 SLICE_BYTES = 200_000_000  # and bytes: about a tenth of a second on one slow core
 PATIENCE = 64.0  # iterations in a row whose steps vanish in the rounding of x before the true residual is asked
 
+UNIT = {char: float(np.finfo(char).eps) / 2.0 for char in "fd"}  # roundoff
 # b is multiplied by a power of two if its norm lies outside these, so that r'r neither overflows nor vanishes.
 SAFE_NORM = {"f": (1e-12, 1e18), "d": (1e-40, 1e40)}
 
@@ -39,6 +40,8 @@ class System:
         A bound (matrices) or an estimate of the norm of the layout; 0 when nothing is known.
     bad_row : int
         First row with a diagonal entry that is not positive, or -1.
+    diagonal : bool
+        Whether A is nothing but its diagonal, of which M is the inverse.
     """
 
     MATRIX: Any = MatrixOperator
@@ -58,7 +61,7 @@ class System:
         if isinstance(operator, self.MATRIX):
             self.exact, self.exponent = operator.layout, operator.exponent
             self.norm, self.bad_row = operator.norm_bound, operator.bad_row
-        self.layout = self.exact
+        self.layout, self.diagonal = self.exact, False
         self.rounded: Any = None
         # M is taken times 2^exponent_m; without a measurement it is taken for an inverse of A in scale too.
         self.exponent_m = -self.exponent if exponent_m is None else exponent_m
@@ -81,6 +84,8 @@ class System:
         """How rows are shared out, and the layouts that the loop is given."""
         operator = self.operator
         diagonal = isinstance(self.exact, HalfDIA) and self.exact.offsets.size == 0
+        M = self.preconditioner
+        self.diagonal = diagonal and isinstance(M, Jacobi) and not self.exponent and not M.exponent
         self.threads = 1 if diagonal else cpu.get_num_threads()  # (few iterations are not worth waking a thread for)
         self.shares: tuple[int, int, Any] = (self.n, 0, None)  # a product in Python: vector passes only
         if not isinstance(operator, MatrixOperator):
@@ -199,9 +204,9 @@ class Workspace:
         if complex_:  # vector updates treat a complex vector as a real one of twice the length
             self.work_real = self.work._replace(bounds=2 * self.work.bounds, sums=np.zeros_like(self.work.sums))
         self.low, self.high = SAFE_NORM[self.Vr.dtype.char]
-        self.unit = float(np.finfo(dtype).eps) / 2.0
+        self.unit = UNIT[self.Vr.dtype.char]
         self.slice = int(max(1, min(SLICE // columns, SLICE_BYTES // system.traffic(dtype.itemsize, columns))))
-        self.log = np.zeros((self.slice, *((columns,) if columns > 1 else ()), loops.LOG_COLUMNS))
+        self.log = np.empty((self.slice, *((columns,) if columns > 1 else ()), loops.LOG_COLUMNS))
         self.kind = system.kind
         if self.kind in cpu.SWEEPING and (columns > 1 or complex_):
             self.kind = "python"
@@ -359,7 +364,7 @@ class DeviceWorkspace(Workspace):
         n = system.n
         self.dtype, self.kind = dtype, system.kind
         self.low, self.high = SAFE_NORM[dtype.char]
-        self.unit = float(np.finfo(dtype).eps) / 2.0
+        self.unit = UNIT[dtype.char]
         if columns == 1:
             self.work = gpu.share(n)
             self.V = gpu.cupy().zeros((6, n), dtype)

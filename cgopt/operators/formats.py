@@ -29,6 +29,7 @@ ROWS_TO_HALVE = (12, 100)  # mean row lengths for which half the rows are faster
 WINDOW_SHARE = 8  # one part in this many of the rows is what a chunk may reach back over
 WORTH_HALVING = 48  # rows of a dense matrix from which reading half of it pays (n = 100: 1.1 times, 2000: 2.7)
 WORTH_ALIGNING = 200  # rows of a dense matrix up to which a copy in aligned rows pays (10 % of a product at n = 100)
+NARROW = 32  # unknowns across a grid up to which factors have little fill in some order
 LONG_ROWS = 48  # mean row length from which the end of a row no longer matters
 
 
@@ -113,6 +114,14 @@ def count_entries(A: Any) -> tuple[int, int]:
         main = A.diagonal
         return 2 * nonzero + int(np.count_nonzero(main)), 2 * positive + int(np.count_nonzero(main > 0.0))
     return nonzero, positive
+
+
+def is_wide_grid(A: Layout) -> bool:
+    """Whether A is by diagonals, those of a grid so wide that in no order factors have little fill."""
+    if not isinstance(A, DIA | HalfDIA):
+        return False
+    n, reach = A.data.shape[1], int(np.abs(A.offsets).max(initial=0))
+    return reach > 0 and min(reach, n // reach) >= NARROW
 
 
 def to_csr(A: Dense | DenseLower | CSR | SortedCSR | DIA | HalfDIA) -> CSR:
@@ -208,13 +217,12 @@ def inspect(A: CSR, wanted: str | None, pattern: Pattern) -> Inspected | None:
 
 
 def look(A: CSR, wanted: str | None) -> tuple[Pattern, Inspected | None]:
-    """Look at the pattern and the values; at the values first of what may be a diagonal, which these then show."""
+    """Look at the pattern and the values; for a positive diagonal there is a shorter way."""
     n = A.indptr.size - 1
-    if wanted is None and A.data.size == n >= WORTH_SEARCHING:
-        main = Pattern(n, np.zeros(1, np.int64))
-        found = inspect(A, wanted, main)
-        if found is not None and found.bad_row < 0:  # n positive entries on the diagonal: all there are
-            return main, found
+    if wanted is None and A.data.size == n >= WORTH_SEARCHING and A.data.dtype.kind == "f":
+        smallest, largest = float(A.data.min()), float(A.data.max())
+        if 0.0 < smallest and largest < np.inf and cpu.is_main_diagonal(A.indptr, A.indices):
+            return Pattern(n, np.zeros(1, np.int64)), Inspected(largest, -1, A.data, None)
     pattern = look_at_pattern(A, wanted)
     return pattern, inspect(A, wanted, pattern)
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import CSR, Factor
+from ..operators.formats import is_wide_grid
 from ..operators.ordering import dissect, little_fill
 from .factored import Factored, row_lengths, transposed, triangle_rows
 
@@ -108,7 +109,8 @@ class IncompleteCholesky(Factored):
             raise ValueError(f"max_shift must not be negative, got {max_shift!r}")
         rows = self._take_matrix(A)
         most = cpu.get_num_threads() if threads is None else threads
-        found = little_fill(rows, most) if order == "auto" and fill is None else None
+        search = order == "auto" and fill is None and not is_wide_grid(self.operator.layout)
+        found = little_fill(rows, most) if search else None
         (places, parts), room = found or (dissect(rows, most), None)
         tolerance = 0.0 if found else 1e-3 if rows.data.size <= SHORT_ROWS * places.size else 3e-3
         self.drop_tolerance = float(tolerance if drop_tolerance is None else drop_tolerance)

@@ -11,18 +11,32 @@ from cgopt.linear import lanczos, workspace
 from cgopt.linear.automatic import GROWTH, iterations_left
 from cgopt.linear.lanczos import InverseNorms
 from cgopt.operators import as_operator
-from cgopt.preconditioners import IncompleteCholesky, Jacobi, Multigrid
-from cgopt.preconditioners.choose import AFFORDED, EARLY_LOOK, FIRST_LOOK, choose, patience
+from cgopt.preconditioners import MIC, IncompleteCholesky, Jacobi, Multigrid
+from cgopt.preconditioners.choose import (
+    AFFORDED_ON_DIAGONALS,
+    EARLY_LOOK,
+    FIRST_LOOK,
+    certain_condition,
+    choose,
+    patience,
+)
+
+
+def in_other_units(A, rng=3):
+    """D A D with a random diagonal D: what the constant vector shows of A is gone, Jacobi's iterations are the same."""
+    D = sp.diags_array(np.exp(np.random.default_rng(rng).normal(size=A.shape[0])))
+    scaled = sp.csr_array(D @ A @ D)
+    return sp.csr_array((scaled + scaled.T) / 2)
 
 
 def hard(n=3_000, rng=1):
     """A Laplacian of a long thin graph: thousands of iterations without a good preconditioner."""
-    A = cgopt.gallery.graph_laplacian(n, degree=4, rng=rng)
+    A = in_other_units(cgopt.gallery.graph_laplacian(n, degree=4, rng=rng))
     return A, A @ np.random.default_rng(0).standard_normal(n)
 
 
 def chain(n=4_000):
-    A = cgopt.gallery.poisson((n,))
+    A = in_other_units(cgopt.gallery.poisson((n,)))
     return A, A @ np.random.default_rng(0).standard_normal(n)
 
 
@@ -42,7 +56,7 @@ def test_a_hard_system_changes_on_the_way_and_the_history_is_one():
     assert result.converged
     assert np.linalg.norm(b - A @ result.x) <= 1.0001e-9 * np.linalg.norm(b)
     assert isinstance(solver.preconditioner, IncompleteCholesky)
-    assert result.iterations <= AFFORDED + 10
+    assert result.iterations <= AFFORDED_ON_DIAGONALS + 10
     assert result.history.shape == (result.iterations + 1,)
     assert result.step_lengths.shape == (result.iterations,)
     # to where it changed, it is the solve with Jacobi
@@ -95,6 +109,79 @@ def test_many_right_hand_sides_are_tried_with_one():
     assert np.linalg.norm(B - A @ result.x, axis=0).max() <= 1.0001e-8 * np.linalg.norm(b)
 
 
+def test_the_constant_vector_bounds_the_condition_number_from_below():
+    n = 600
+    for A in (
+        cgopt.gallery.graph_laplacian(n, degree=4, rng=1),
+        cgopt.gallery.poisson((20, 30)),
+        cgopt.gallery.wathen(13, 13, rng=0),
+        in_other_units(cgopt.gallery.poisson((20, 30))),
+    ):
+        operator = as_operator(A)
+        root = 1.0 / np.sqrt(operator.diagonal())
+        spectrum = np.linalg.eigvalsh(root[:, None] * A.toarray() * root)
+        assert certain_condition(operator) <= spectrum[-1] / spectrum[0] * (1 + 1e-12)
+        total, trace = A.sum(), A.diagonal().sum()
+        assert certain_condition(operator) == pytest.approx(trace / total)
+
+
+def test_what_is_certain_is_not_begun_with_jacobi():
+    A = cgopt.gallery.graph_laplacian(3_000, degree=4, rng=1)
+    x = np.random.default_rng(0).standard_normal(3_000)
+    solver = cgopt.CGSolver(A, M="auto")
+    result = solver.solve(A @ x, rtol=1e-8)
+    assert result.converged
+    assert np.array_equal(result.x, cgopt.cg(A, A @ x, M=IncompleteCholesky(A), rtol=1e-8).x)
+    assert solver.choice.startswith("not Jacobi: the constant vector shows a condition number of ")
+    # nothing is set up for a solve that needs nothing, or may be near its end
+    for b, start in ((np.zeros(3_000), None), (A @ x, x)):
+        solver = cgopt.CGSolver(A, M="auto")
+        assert solver.solve(b, start, rtol=1e-8).converged
+        assert isinstance(solver.preconditioner, Jacobi)
+    # many right-hand sides need no trial
+    B = np.stack([A @ x, A @ x[::-1]], 1)
+    many = cgopt.CGSolver(A, M="auto")
+    assert many.solve(B, rtol=1e-8).converged
+    assert many.choice == result_choice(A)
+    # a matrix of which only a reaction is large has nothing certain about it, nor has a small one
+    assert not patience(as_operator(A + 0.1 * sp.eye_array(3_000))).certain
+    assert not patience(as_operator(cgopt.gallery.graph_laplacian(300, degree=4, rng=1))).certain
+
+
+def result_choice(A):
+    solver = cgopt.CGSolver(A, M="auto")
+    solver.solve(A @ np.ones(A.shape[0]) + 1.0)
+    return solver.choice
+
+
+def test_grids_with_even_coefficients_take_the_modified_factorisation():
+    even = cgopt.gallery.poisson((250, 250))
+    assert patience(as_operator(even)).certain
+    assert isinstance(choose(as_operator(even)), MIC)
+    assert isinstance(choose(as_operator(cgopt.gallery.poisson((20, 3_000)))), IncompleteCholesky)  # a narrow band
+    steep = in_other_units(even)
+    assert isinstance(choose(as_operator(steep)), IncompleteCholesky)
+    # in Eisenstat's form, as if it had been asked for
+    b = even @ np.random.default_rng(0).standard_normal(250 * 250)
+    assert np.array_equal(cgopt.cg(even, b, M="auto", rtol=1e-8).x, cgopt.cg(even, b, M="mic", rtol=1e-8).x)
+
+
+def test_long_rows_with_hubs_are_factored_whole():
+    """As in bundle adjustment: a few unknowns are linked to nearly all, the others to these few."""
+    rng = np.random.default_rng(0)
+    J = sp.random_array((6_000, 1_500), density=0.004, rng=rng) + sp.hstack(
+        [sp.random_array((6_000, 20), density=0.4, rng=rng), sp.csr_array((6_000, 1_480))]
+    )
+    near = sp.csr_array(sp.block_diag([sp.csr_array(np.ones((1, 1)))] * 1_500))
+    A = sp.csr_array(J[:, :20].T @ J[:, 20:])
+    A = sp.csr_array(sp.block_array([[sp.eye_array(20), 0.02 * A], [0.02 * A.T, near[20:, 20:]]]))
+    A = sp.csr_array(A + sp.diags_array(np.asarray(abs(A).sum(axis=1)).ravel() * 0.5))
+    assert A.nnz > 12 * A.shape[0]
+    M = choose(as_operator(A))
+    assert isinstance(M, IncompleteCholesky)
+    assert M.order == "minimum degree"
+
+
 def test_what_there_is_to_choose_from():
     plane, space, graph, line = (
         as_operator(A)
@@ -128,7 +215,7 @@ def broken(n=60, rng=0):
 
 def test_a_condition_number_that_grows_ends_the_patience_early():
     """What the rate alone would not: the residual falls fast at first, and the end is far."""
-    A = cgopt.gallery.graph_laplacian(20_000, rng=0)
+    A = in_other_units(cgopt.gallery.graph_laplacian(20_000, rng=0))
     b = A @ np.random.default_rng(0).standard_normal(20_000)
     alone = cgopt.cg(A, b, M="jacobi", rtol=1e-8)
     assert iterations_left(20, alone.history[20] ** 2, 30, alone.history[30] ** 2, (1e-8 * alone.history[0]) ** 2) < 200
@@ -170,7 +257,7 @@ def test_a_restart_is_no_growth():
 def test_a_spectrum_that_is_bounded_from_below_is_left_to_jacobi(reaction, expected):
     """A Laplacian and a reaction: what bounds the condition number is found in thirty iterations, or is too small."""
     n = 4_000
-    A = sp.csr_array(cgopt.gallery.graph_laplacian(n, degree=6, rng=1) + reaction * sp.eye_array(n))
+    A = in_other_units(cgopt.gallery.graph_laplacian(n, degree=6, rng=1) + reaction * sp.eye_array(n))
     solver = cgopt.CGSolver(A, M="auto")
     result = solver.solve(np.random.default_rng(1).standard_normal(n), rtol=1e-8)
     assert result.converged

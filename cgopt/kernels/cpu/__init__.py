@@ -36,6 +36,7 @@ from .inspect import (
     fill_half_dia,
     fill_probe,
     inspect_symmetric,
+    is_main_diagonal,
     rows_of_dia,
     scan_csr,
     scan_dense,
@@ -91,6 +92,7 @@ __all__ = [
     "forward_one",
     "get_num_threads",
     "inspect_symmetric",
+    "is_main_diagonal",
     "layout_name",
     "max_num_threads",
     "momentum_step",
@@ -112,6 +114,7 @@ __all__ = [
     "smoothing",
     "softmax_curvature",
     "solve_batch",
+    "solve_diagonal",
     "sort_rows",
     "steihaug_steps",
     "survey",
@@ -133,7 +136,7 @@ PYTHON = "python"
 SWEEPING = ("factor", "eisenstat")  # kinds of preconditioner
 VECTOR_PASSES = ("update_residual", "update_direction", "restart")
 
-dot = updates.dot
+dot, solve_diagonal = updates.dot, updates.solve_diagonal
 for _scalar_helper in (loops.curvature_code, loops.product_code, loops.note_step, loops.judge, loops.select):
     helper(_scalar_helper)
 
@@ -175,6 +178,7 @@ class Loop:
             self._text = loops.bind(text, name, primitives)
             return
         serial = self._compiled(text, name, stems, 0)
+        self._apart: Callable[..., Any] | None
         if "apply_dot" in stems:
             self._forms, self._apart = (serial, Team(serial, name)), faster
         else:  # many right-hand sides: passes long enough to be parallel regions of their own

@@ -212,6 +212,14 @@ def _inspect_symmetric(
     return True, norm, bad_row
 
 
+def _is_main_diagonal(indptr: Any, indices: Any) -> bool:
+    """Whether each row has one entry, on the diagonal."""
+    others = U(0)
+    for i in range(U(indices.shape[0])):
+        others |= (U(indptr[i]) ^ i) | (U(indices[i]) ^ i)
+    return others == U(0)
+
+
 def _fill_half_dia(indptr: Any, indices: Any, data: Any, offsets: Any, out: Any) -> None:
     """``out[d, i] = A[i, i + offsets[d]]`` with sorted positive offsets, the columns of A rising in each row."""
     for i in range(U(indptr.shape[0] - 1)):
@@ -272,6 +280,7 @@ fill_dia = compiled(_fill_dia, threaded=False)
 sort_rows = compiled(_sort_rows, threaded=False)
 unsort_rows = compiled(_unsort_rows, threaded=False)
 inspect_symmetric = compiled(_inspect_symmetric, threaded=False)
+is_main_diagonal = compiled(_is_main_diagonal, threaded=False)
 fill_half_dia = compiled(_fill_half_dia, threaded=False)
 rows_of_dia = compiled(_rows_of_dia, threaded=False)
 fill_probe = compiled(_fill_probe, threaded=False)

@@ -38,7 +38,7 @@ CORES = os.cpu_count() or 1
 RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
 MEASURED = 0.1  # seconds for which a measured distance between cores is believed
 ROUNDS, LOST = 40, 20_000  # meetings of such a measurement, and looks after which a thread gives up
-NEAR = 3e-7  # seconds a meeting takes at most between cores that share a cache, most of them 1e-7; others 4e-7 to 6e-7
+NEAR = 3.6e-7  # seconds a meeting takes at most between cores that share a cache: 1e-7 to 3.4e-7; others 4e-7 to 6e-7
 
 _gettid = types.ExternalFunction("gettid", types.int32())
 

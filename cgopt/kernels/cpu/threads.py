@@ -9,6 +9,7 @@ all cores busy.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import threading
@@ -105,16 +106,20 @@ def share_rows(n: int, entries: int, indptr: Any = None, columns: int = 1, threa
     parts = _parts(n, weight, threads)
     if parts == 1:
         return Work(np.array((0, n)), np.zeros((1, max(SUMS, 2 * columns))), NO_SPILL)
-    bounds = np.arange(parts + 1) * n // parts
+    places = [t * n // parts for t in range(1, parts)]
     if indptr is not None:
         total = float(indptr[n]) + 6.0 * n
-        candidates = np.arange(0, n + 1, ALIGN)
-        work = indptr[candidates].astype(np.float64) + 6.0 * candidates
-        places = np.searchsorted(work, total * np.arange(1, parts) / parts)
-        bounds[1:-1] = candidates[np.minimum(places, candidates.size - 1)]
-    bounds[1:-1] -= bounds[1:-1] % ALIGN
+        places = [_first_row(indptr, n, total * t / parts) for t in range(1, parts)]
+    bounds = np.array([0, *(place - place % ALIGN for place in places), n])
     sums = np.zeros((parts, max(SUMS, 2 * columns)))
     return Work(bounds, sums, np.zeros((parts, 0)), meetings=places_to_meet(parts), weight=weight)
+
+
+def _first_row(indptr: Any, n: int, work: float) -> int:
+    """The first row, of those that chunks may begin with, before which there is so much work; by bisection."""
+    rows = range(0, n + 1, ALIGN)
+    place = bisect.bisect_left(rows, work, key=lambda row: float(indptr[row]) + 6.0 * row)
+    return rows[min(place, len(rows) - 1)]
 
 
 def share_triangle(n: int, dtype: Any, threads: int | None = None) -> Work:
@@ -156,7 +161,7 @@ def share_half(A: HalfCSR, dtype: Any, threads: int | None = None) -> Work:
 def places_to_meet(parts: int) -> Any:
     """Where a team meets: a place for each thread, and one for how it gathers, all on lines of their own."""
     room = np.zeros((parts + 2) * LINE, np.int64)
-    first = -(room.ctypes.data // 8) % LINE
+    first = -(room.__array_interface__["data"][0] // 8) % LINE
     return room[first : first + (parts + 1) * LINE]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .compile import REASSOCIATE, chunk, helper, inline, pair
+from .compile import REASSOCIATE, chunk, compiled, helper, inline, pair
 from .meeting import meet, owned
 
 U = np.uint64
@@ -183,3 +183,23 @@ def restart_diagonal(M: Any, r: Any, z: Any, p: Any, w: Any) -> Any:
         sums[t, START_PP] = pp
     meet(w)
     return total(sums, START), total(sums, START_PP)
+
+
+def _solve_diagonal(diagonal: Any, inverse: Any, b: Any, x: Any) -> Any:
+    """``x = M b`` for the inverse M of a diagonal A; with ``r = b - A x``: ``b'b``, ``r'r``, ``b'M b``, ``r'M r``."""
+    bb = 0.0
+    rr = 0.0
+    bx = 0.0
+    rz = 0.0
+    for i in range(U(x.shape[0])):
+        xi = inverse[i] * b[i]
+        ri = b[i] - diagonal[i] * xi
+        x[i] = xi
+        bb += np.float64(b[i]) * np.float64(b[i])
+        rr += np.float64(ri) * np.float64(ri)
+        bx += np.float64(b[i]) * np.float64(xi)
+        rz += np.float64(ri) * np.float64(inverse[i] * ri)
+    return bb, rr, bx, rz
+
+
+solve_diagonal = compiled(_solve_diagonal, threaded=False, fastmath=REASSOCIATE)
