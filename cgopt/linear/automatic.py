@@ -23,8 +23,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..arrays import Array
 from ..kernels import loops
 from ..preconditioners.choose import Patience
@@ -35,7 +33,7 @@ from .result import CGResult
 from .stopping import Goal, Listeners
 from .workspace import System, Workspace
 
-LOOK = 15  # iterations between two looks
+LOOK, SELDOM = 15, 1 / 3  # iterations between two looks, at least and as a share of those made
 EARLIER = 2 / 3  # share of the iterations made that they are compared with
 LONG_AGO = 1 / 3  # the same where the rate decides alone: norms have plateaus
 GROWTH = 1.25  # of the square root of the condition number since then, from which the smallest Ritz value falls still
@@ -61,10 +59,11 @@ class Trial(Listeners):
         self.each_iteration, self.any = others.each_iteration, True
         self._norms: list[float] = []  # squares, of the residuals
         self._inverse = InverseNorms()
+        self._next_look = patience.first_look
 
     def stride(self, iterations: int) -> int:
         """Iterations until the next look."""
-        return max(self.patience.first_look - iterations, LOOK - iterations % LOOK)
+        return self._next_look - iterations
 
     def stop(self, x: Array, shift: Any, iteration: int, log: Array, target: Any, exponent: Any, unit: int) -> bool:
         """Tell the others, then look at what the last iterations have brought."""
@@ -72,8 +71,9 @@ class Trial(Listeners):
         self._inverse.extend(log[:, loops.LOG_ALPHA], log[:, loops.LOG_BETA])
         if self.others.any and self.others.stop(x, shift, iteration, log, target, exponent, unit):
             return True
-        if iteration % LOOK or iteration < self.patience.first_look:
+        if iteration < self._next_look:
             return False
+        self._next_look = iteration + max(LOOK, round(SELDOM * iteration))
         norms, squares, earlier = self._norms, self._inverse.squares, round(EARLIER * iteration)
         if norms[-1] <= target:
             return False
@@ -130,13 +130,4 @@ def solve_automatically(
         return first
     rest = goal._replace(maxiter=goal.maxiter - first.iterations)
     chosen = switch(f"left Jacobi: {trial.gave_up}")
-    second = solve_one(*chosen, b, first.x, rest, listeners)
-    return joined(first, second)
-
-
-def joined(first: CGResult, second: CGResult) -> CGResult:
-    """The result of a solve that was made in two parts."""
-    second.__dict__["history"] = np.concatenate((first.history, second.history[1:]))
-    second.__dict__["step_lengths"] = np.concatenate((first.step_lengths, second.step_lengths))
-    second.iterations += first.iterations
-    return second
+    return solve_one(*chosen, b, first.x, rest, listeners).follow(first)

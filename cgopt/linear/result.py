@@ -37,6 +37,7 @@ class CGResult:
 
     __slots__ = (
         "__dict__",
+        "_before",
         "_final",
         "_log",
         "_start",
@@ -64,6 +65,13 @@ class CGResult:
         self.residual_norm = residual_norm
         self.negative_curvature = negative_curvature
         self._log, self._start, self._final = log, start, exponents
+        self._before: CGResult | None = None  # the first part of a solve that went on with another preconditioner
+
+    def follow(self, first: CGResult) -> CGResult:
+        """Take what another result tells for the first part of the same solve."""
+        self._before, first.x = first, self.x  # whose own x nobody needs any more
+        self.iterations += first.iterations
+        return self
 
     def reorder(self, order: Array) -> None:
         """Put the vectors into the order in which entry i of them is entry ``order[i]``."""
@@ -87,7 +95,7 @@ class CGResult:
         squares = np.concatenate(([self._start[0]], self._log[:, loops.LOG_RR]))
         with np.errstate(over="ignore", under="ignore"):  # the norm of a vector may be out of its entries' range
             norms: Array = np.ldexp(np.sqrt(squares), -self._final[1])
-        return norms
+        return norms if self._before is None else np.concatenate((self._before.history, norms[1:]))
 
     @property
     def _alpha(self) -> Array:
@@ -101,7 +109,7 @@ class CGResult:
     def step_lengths(self) -> Array:
         """The step length alpha of each iteration, (iterations,)."""
         lengths: Array = np.ldexp(self._alpha, self._final[2])
-        return lengths
+        return lengths if self._before is None else np.concatenate((self._before.step_lengths, lengths))
 
     @cached_property
     def ritz_values(self) -> Array:

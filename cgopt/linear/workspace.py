@@ -98,6 +98,13 @@ class System:
             self.rounded = formats.rounded(self.layout) if operator.wanted == "float32" else None
 
     @property
+    def serial(self) -> bool:
+        """Whether one thread works alone: with sweeps in one part, the others would do little but hand vectors over."""
+        n, entries, _ = self.shares
+        one = isinstance(self.preconditioner, Factored) and self.preconditioner.parts == 1
+        return one and self.kind in cpu.SWEEPING and entries + 4 * n < cpu.SMALL
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the matrix beside those that the operator holds."""
         own = list(self.layout) if isinstance(self.layout, HalfCSR) else []
@@ -182,12 +189,13 @@ class Workspace:
         n = system.n
         self.dtype = dtype
         complex_ = dtype.kind == "c"
+        threads = 1 if columns == 1 and system.serial else system.threads
         if columns == 1 and isinstance(system.layout, DenseLower):
-            self.work = cpu.share_triangle(n, dtype, system.threads)
+            self.work = cpu.share_triangle(n, dtype, threads)
         elif columns == 1 and isinstance(system.layout, HalfCSR):
-            self.work = cpu.share_half(system.layout, dtype, system.threads)
+            self.work = cpu.share_half(system.layout, dtype, threads)
         else:
-            self.work = cpu.share_rows(*system.shares, columns=columns, threads=system.threads)
+            self.work = cpu.share_rows(*system.shares, columns=columns, threads=threads)
         self.work_real = self.work
         # Vectors end on whole cache lines, an odd number of them: those of a size that is a power of two would
         # otherwise fall on the same cache sets.

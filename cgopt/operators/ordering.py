@@ -19,9 +19,11 @@ MOST_SEPARATORS = 0.12  # share of rows (of entries, in a given order) in separa
 
 # A factor has little fill if it has no more than so many times the entries of A's lower triangle after this share of
 # the elimination (read off sixty real matrices). Grids exceed the first bounds, and cost little up to there.
-LITTLE_FILL = ((0.1, 0.108), (0.25, 1 / 3), (0.4, 0.65), (0.5, 0.85), (0.75, 1.8), (1.0, 4.0))
-# Mean row lengths between which it stops at the first bounds: chains are no grids, and in long rows it costs little.
+LITTLE_FILL = ((0.1, 0.108), (0.25, 0.3), (0.4, 0.6), (0.5, 0.85), (0.75, 1.8), (1.0, 4.0))
+# Mean row lengths between which it stops at the first bounds: chains are no grids, and longer rows have little fill
+# only where few unknowns are linked to many.
 ROWS_OF_GRIDS = (3.9, 64)
+HUBS = 8.0  # times the mean that the longest row has there: bundle adjustment, networks
 LITTLE_WORK = 130.0  # multiplications for each entry of A that the factor may take
 DENSE_ROW = 10.0  # times the root of n: neighbours that an unknown may have and not come last
 FEW = 2000  # neighbours that it may have in any case
@@ -76,6 +78,11 @@ def _worth_cutting(A: CSR) -> bool:
     return A.data.size + 4 * (A.indptr.size - 1) >= cpu.threads.SMALL
 
 
+def has_hubs(indptr: Array) -> bool:
+    """Whether a few unknowns are linked to many more than the others are."""
+    return bool((indptr[1:] - indptr[:-1]).max(initial=0) * float(indptr.size - 1) > HUBS * float(indptr[-1]))
+
+
 def little_fill(A: CSR, parts: int) -> tuple[Dissection, Array] | None:
     """An order in which a Cholesky factor has few entries, by minimum degree; None if A has no such order.
 
@@ -93,18 +100,21 @@ def little_fill(A: CSR, parts: int) -> tuple[Dissection, Array] | None:
         Most entries that a column of the factor has below the diagonal.
     """
     n = A.indptr.size - 1
+    if A.data.size > ROWS_OF_GRIDS[1] * n and not has_hubs(A.indptr):
+        return None
     grid = ROWS_OF_GRIDS[0] * n <= A.data.size <= ROWS_OF_GRIDS[1] * n
     bounds = np.array(LITTLE_FILL if grid else LITTLE_FILL[-2:])
     when, most = bounds[:, 0] * n, bounds[:, 1] * A.data.size / 2
     pivots, parent, around, merged = np.empty((4, n), np.int64)
     dense = max(FEW, DENSE_ROW * n**0.5)
-    count = cpu.ordering.minimum_degree(A.indptr, A.indices, dense, when, most, pivots, parent, around, merged)
+    work = LITTLE_WORK * A.data.size
+    count = cpu.ordering.minimum_degree(A.indptr, A.indices, dense, when, most, work, pivots, parent, around, merged)
     if count < 0:
         return None
     order, room = np.empty((2, n), np.int64)
     up, place, last = np.empty((3, count), np.int64)
     held = cpu.ordering.postorder(pivots[:count], parent, around, merged, order, room, up, place, last)
-    if 0.5 * (room**2.0).sum() > LITTLE_WORK * A.data.size:
+    if 0.5 * (room**2.0).sum() > work:
         return None
     found = None
     if parts > 1 and _worth_cutting(A):

@@ -11,6 +11,7 @@ import numpy as np
 from ..kernels.layouts import HalfDIA
 from ..operators import MatrixOperator, Operator, as_operator
 from ..operators.formats import count_entries, is_wide_grid
+from ..operators.ordering import has_hubs
 from .base import Preconditioner
 from .block_jacobi import BlockJacobi
 from .chebyshev import Chebyshev
@@ -42,7 +43,6 @@ FIRST_LOOK, EARLY_LOOK = 30, 15  # iterations; the early one where the change co
 # millisecond, a hundred iterations of a system with a few hundred unknowns.
 WORTH_LOOKING = 400_000
 LONG_ROWS = 12  # entries a row from which a factorisation without fill gains much, and takes the time of few products
-HUBS = 8.0  # times the mean that the longest row has where few unknowns are linked to many: bundle adjustment, networks
 # Condition numbers that the constant vector may show (see `certain_condition`) to be worth no iteration of Jacobi: of
 # Laplacians, whose true one is much larger then, and of anything.
 CERTAIN_OF_LAPLACIANS, CERTAIN = 200.0, 1000.0
@@ -156,8 +156,8 @@ def _has_long_rows(A: Any) -> bool:
 
 
 def _has_hubs(A: Any) -> bool:
-    n, entries, indptr = A.shares
-    return indptr is not None and bool((indptr[1:] - indptr[:-1]).max() * float(n) > HUBS * entries)
+    indptr = A.shares[2]
+    return indptr is not None and has_hubs(indptr)
 
 
 def _is_laplacian(A: Any) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 import cgopt
-from cgopt.kernels import loops
+from cgopt.kernels import cpu, loops
 from cgopt.kernels.cpu import placement, threads
 from cgopt.kernels.cpu.team import TRIED, faster
 from cgopt.kernels.layouts import Work
@@ -31,7 +31,8 @@ def scattered():
 def team(monkeypatch):
     """Teams work whatever else the machine does, and wherever it has put the threads."""
     monkeypatch.setattr(placement.crowd, "leaves_room", lambda threads: True)
-    monkeypatch.setattr(placement.closeness, "near", lambda threads: True)
+    monkeypatch.setattr(placement.closeness, "near", lambda threads, light: True)
+    monkeypatch.setattr(cpu, "SMALL", 0)  # sweeps in one part too
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def test_a_team_has_the_bits_of_one_thread(format, M, team, serial):
         assert other[2] is status
 
 
+@pytest.mark.parametrize(("M", "threads"), [("jacobi", 2), ("ssor", 1), ("incomplete_cholesky", 1)])
+def test_small_sweeps_in_one_part_are_left_to_one_thread(M, threads):
+    solver = cgopt.CGSolver(scattered(), M=M, format="csr")
+    assert solver.solve(np.ones(N), maxiter=5).iterations == 5
+    assert next(iter(solver._spaces.values())).work.sums.shape[0] == min(threads, cgopt.get_num_threads())
+
+
 @pytest.mark.parametrize("kind", ["dense", "complex", "trust region"])
 def test_the_other_loops_too(kind, team, serial):
     rng = np.random.default_rng(2)
@@ -84,8 +92,10 @@ def test_the_other_loops_too(kind, team, serial):
 
 TWO_ON_ONE = """
 import numpy as np, cgopt
+from cgopt.kernels import cpu
 from cgopt.kernels.cpu import placement
-placement.crowd.leaves_room = placement.closeness.near = lambda threads: True
+cpu.SMALL = 0
+placement.crowd.leaves_room = placement.closeness.near = lambda threads, light=False: True
 cgopt.set_num_threads({threads})
 A = cgopt.gallery.poisson((48, 48))
 b = np.random.default_rng(0).standard_normal(48 * 48)
@@ -124,7 +134,7 @@ def test_what_is_worth_threads(monkeypatch):
         return "either"
 
     for near, expected in ((True, "threaded"), (False, "either")):
-        monkeypatch.setattr(placement.closeness, "near", lambda threads, near=near: near)
+        monkeypatch.setattr(placement.closeness, "near", lambda threads, light, near=near: near)
         assert threads.run(kernel, w, apart=apart) == expected
         assert threads.run(kernel, w) == "serial"  # a pass alone is not worth a region
     assert threads.run(kernel, w._replace(weight=threads.SMALL)) == "threaded"
@@ -177,6 +187,10 @@ def test_closeness_is_measured_now_and_then(monkeypatch):
     assert closeness.near(2)
     assert closeness.near(2)
     assert len(measured) == 2  # the first to wake the threads; what it found is believed for a while
+    for seconds, near, near_enough in ((1e-7, True, True), (3e-7, True, False), (5e-7, False, False)):
+        monkeypatch.setattr(placement, "meeting_seconds", lambda threads, seconds=seconds: seconds)
+        closeness = placement.Closeness()
+        assert (closeness.near(2), closeness.near(2, light=True)) == (near, near_enough)
 
 
 @pytest.mark.skipif(cgopt.max_num_threads() < 2, reason="one core has no team")

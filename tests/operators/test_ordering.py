@@ -42,7 +42,7 @@ def whole_order(A, dense=10**9):
     pivots, parent, around, merged = np.empty((4, n), np.int64)
     bound = np.array([np.inf])
     count = cpu.ordering.minimum_degree(
-        arrays.indptr, arrays.indices, dense, np.array([float(n)]), bound, pivots, parent, around, merged
+        arrays.indptr, arrays.indices, dense, np.array([float(n)]), bound, np.inf, pivots, parent, around, merged
     )
     assert count > 0
     order, room = np.empty((2, n), np.int64)

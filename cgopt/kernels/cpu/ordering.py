@@ -41,15 +41,26 @@ def take(head: Any, following: Any, before: Any, degree: Any, i: Any) -> None:
 
 
 def _minimum_degree(
-    indptr: Any, indices: Any, dense: Any, when: Any, most: Any, pivots: Any, parent: Any, around: Any, merged: Any
+    indptr: Any,
+    indices: Any,
+    dense: Any,
+    when: Any,
+    most: Any,
+    work: Any,
+    pivots: Any,
+    parent: Any,
+    around: Any,
+    merged: Any,
 ) -> Any:
     """Eliminate the unknowns of a symmetric pattern by approximate minimum degree.
 
     Returns the number of pivots, or -1 if the pattern is not symmetric, or the factor had more than ``most[s]`` entries
-    below its diagonal by the time that ``when[s]`` unknowns were eliminated. Pivot k is the unknown ``pivots[k]``; of
-    unknown i, ``merged[i]`` is the one that it is eliminated together with (or -1), ``parent[i]`` the pivot whose
-    element takes up its own (or -1), ``around[i]`` the later unknowns in the factor's column of a pivot. Unknowns with
-    more than `dense` neighbours are not looked at (``merged`` is -2), and taken to fill their rows.
+    below its diagonal by the time that ``when[s]`` unknowns were eliminated, or will have more than the last of these,
+    or take more than `work` multiplications: the neighbours of a pivot are a clique, which fills itself. Pivot k is the
+    unknown ``pivots[k]``; of unknown i, ``merged[i]`` is the one that it is eliminated together with (or -1),
+    ``parent[i]`` the pivot whose element takes up its own (or -1), ``around[i]`` the later unknowns in the factor's
+    column of a pivot. Unknowns with more than `dense` neighbours are not looked at (``merged`` is -2), and taken to
+    fill their rows.
     """
     n = indptr.shape[0] - 1
     start, length, elements = np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(n, np.int64)
@@ -245,7 +256,8 @@ def _minimum_degree(
             free = to
         around[me] = border
         total += together * border + together * (together - 1) // 2
-        if total > most[stage]:
+        clique = np.float64(border)
+        if total > most[stage] or total + 0.5 * clique * (clique - 1.0) > most[-1] or clique**3 > 6.0 * work:
             return NONE
         if stage + 1 < when.shape[0] and done >= when[stage]:
             stage += 1

@@ -38,7 +38,9 @@ CORES = os.cpu_count() or 1
 RESTLESS = 1e-4  # seconds within which the threads of a team may still look for work
 MEASURED = 0.1  # seconds for which a measured distance between cores is believed
 ROUNDS, LOST = 40, 20_000  # meetings of such a measurement, and looks after which a thread gives up
-NEAR = 3.6e-7  # seconds a meeting takes at most between cores that share a cache: 1e-7 to 3.4e-7; others 4e-7 to 6e-7
+# Seconds a meeting takes at most between cores that share a cache: 1e-7 where few cores do, 2e-7 to 3.4e-7 where all of
+# a large processor do. Others take 4e-7 to 6e-7.
+NEAR, VERY_NEAR = 3.6e-7, 1.6e-7
 
 _gettid = types.ExternalFunction("gettid", types.int32())
 
@@ -134,14 +136,14 @@ class Closeness:
     """
 
     def __init__(self) -> None:
-        self._near, self._until = False, 0.0
+        self._seconds, self._until = 0.0, 0.0
 
-    def near(self, threads: int) -> bool:
-        """Whether they are; measured ten times a second at the most."""
+    def near(self, threads: int, light: bool = False) -> bool:
+        """Whether they are, or near enough for light work; measured ten times a second at the most."""
         now = time.monotonic()
         if now >= self._until:
-            self._near, self._until = meeting_seconds(threads) < NEAR, now + MEASURED
-        return self._near
+            self._seconds, self._until = meeting_seconds(threads), now + MEASURED
+        return self._seconds < (VERY_NEAR if light else NEAR)
 
 
 def meeting_seconds(threads: int) -> float:

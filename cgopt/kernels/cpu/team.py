@@ -32,7 +32,7 @@ from .threads import SMALL
 # Places in the last line of a Work's meetings: who is here, whether to begin, and where; for cores that lie apart the
 # nanoseconds of an iteration alone and together, and until when they are believed.
 ARRIVED, GO, AT, ALONE, TOGETHER, UNTIL = range(6)
-TRIED, BELIEVED = 6, 200_000_000  # iterations to measure these with, and nanoseconds
+TRIED, BELIEVED = 5, 200_000_000  # iterations to measure these with, and nanoseconds
 GRACE = 200  # looks, two microseconds, that the first thread gives the others
 RESULT = types.UniTuple(types.int64, 2)  # of a loop: code, iterations made
 MISMATCH = -1

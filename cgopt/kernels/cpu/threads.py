@@ -234,7 +234,7 @@ def run(kernel: tuple[Any, Any], w: Work, *args: Any, apart: Callable[..., Any] 
         if not _started:
             _start_team()
         placement.keep_off(threads)
-        if apart is not None and w.weight < HEAVY and not closeness.near(threads):
+        if apart is not None and w.weight < HEAVY and not closeness.near(threads, light=w.weight < SMALL):
             out = apart(kernel, *args)
         else:
             out = kernel[1](*args)
