@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import random
 import statistics
 import sys
 import tempfile
@@ -32,7 +33,7 @@ COMPILING_SECONDS = 200.0
 WARM_UPS = 4
 SHORT_SECONDS = 1.0
 COLD_SECONDS = 0.05
-REPEAT = 3
+REPEAT, REPEAT_COLD = 3, 5  # the latter of solves shorter than `COLD_SECONDS`, of which single ones tell little
 SETTLE_SECONDS = 0.03
 SOLVED = "solved"
 
@@ -248,7 +249,10 @@ def solve(workers: Workers, configuration: Configuration, problem: Problem, limi
 def compare(
     workers: Workers, configurations: Sequence[Configuration], problem: Problem, limit: float
 ) -> dict[str, list[Run]]:
-    """Every configuration on one problem, in turns; short solves `REPEAT` times more, and these count."""
+    """Every configuration on one problem, in turns; short solves some times more, and these count.
+
+    The order is another one in each round: who comes first after a pause, or after a certain other, is at a disadvantage.
+    """
     workers.turn_to(problem)
     runs: dict[str, list[Run]] = {}
     best = math.inf
@@ -262,9 +266,11 @@ def compare(
     short = [one for one in configurations if runs[one.name][0].status == SOLVED]
     short = [one for one in short if runs[one.name][0].total < SHORT_SECONDS]
     again = {one.name: list[Run]() for one in short}
-    for _ in range(REPEAT):
-        for configuration in short:
+    for turn in range(REPEAT_COLD):
+        for configuration in random.Random(f"{problem.name} {turn}").sample(short, len(short)):
             first = runs[configuration.name][0]
+            if turn >= REPEAT and first.total >= COLD_SECONDS:
+                continue
             time.sleep(SETTLE_SECONDS)
             if first.total < COLD_SECONDS:  # caches and sleeping threads recover from the others' turns, unrecorded
                 solve_once(workers, configuration, problem, limit, first.rtol)

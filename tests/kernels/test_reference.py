@@ -401,6 +401,21 @@ def test_restart(kind, dtype, form):
     assert_sums((pp, reference.dot(p, p)), p, p)
 
 
+@pytest.mark.parametrize("dtype", [F64, F32])
+def test_solve_diagonal(dtype):
+    diagonal, (b, x, *_) = diagonal_of("diagonal", dtype), state(dtype)
+    inverse = (1.0 / diagonal).astype(dtype)
+    twin = np.empty_like(x)
+    bb, rr, bx, _ = cpu.solve_diagonal(diagonal, inverse, b, x)
+    reference.solve_diagonal(diagonal, inverse, b, twin)
+    np.testing.assert_array_equal(x, twin)  # one rounded product in each
+    assert_sums((bb, reference.dot(b, b)), b, b)
+    assert_sums((bx, reference.dot(b, x)), b, x)
+    # The residual of a rounded quotient; by fused operations it is that of x itself.
+    exact = b.astype(np.longdouble) - diagonal.astype(np.longdouble) * x.astype(np.longdouble)
+    assert abs(np.sqrt(rr) - float(np.sqrt(exact @ exact))) <= 3 * roundoff(dtype) * float(np.linalg.norm(b))
+
+
 MANY = [
     ("identity", F64, THREADED),
     ("identity", F32, SERIAL),
