@@ -226,7 +226,8 @@ def _method(results: Mapping[str, Any]) -> str:
         f"{results['maxiter']} iterations and {results['limit_seconds']:g} s, set-up included; a contender is also "
         f"ended at {HOPELESS:g} times the best time so far, never before {SHORTEST_LIMIT:g} s. Times are of set-up "
         f"from arrays in memory (for us, a SciPy CSR matrix) plus solve; under {SHORT_SECONDS:g} s the median of "
-        f"{REPEAT}, in turns whose order is drawn, under {COLD_SECONDS:g} s of {REPEAT_COLD}, each after an unrecorded one. "
+        f"{REPEAT}, in turns whose order is drawn, under {COLD_SECONDS:g} s of {REPEAT_COLD}, each after an unrecorded "
+        "one. "
         f'In the column "over the set" failures, and times beyond it, are charged {HOPELESS:g} '
         "times the best one's time."
     )

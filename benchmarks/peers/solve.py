@@ -251,7 +251,8 @@ def compare(
 ) -> dict[str, list[Run]]:
     """Every configuration on one problem, in turns; short solves some times more, and these count.
 
-    The order is another one in each round: who comes first after a pause, or after a certain other, is at a disadvantage.
+    The order is another one in each round: who comes first after a pause, or after a certain other, may be at a
+    disadvantage.
     """
     workers.turn_to(problem)
     runs: dict[str, list[Run]] = {}
