@@ -15,7 +15,7 @@ from ..arrays import Array
 from ..kernels import cpu
 from ..kernels.layouts import Eisenstat, Factor
 from ..operators.ordering import dissect
-from .factored import Factored, row_lengths, transposed, triangle_rows
+from .factored import Factored, transposed, triangle_rows
 
 
 class _OwnEntries(Factored):
@@ -29,7 +29,7 @@ class _OwnEntries(Factored):
         pivots = np.asarray(self._pivots(ptr, columns, values, diagonal), self.dtype)
         weight = np.sqrt(pivots)
         inverse = 1.0 / weight
-        values *= np.repeat(inverse, row_lengths(ptr)) * inverse[columns]
+        cpu.factorization.scale_symmetrically(ptr, columns, values, inverse, values)
         lower = transposed(ptr[:-1], ptr[1:], columns, values, ptr.dtype)
         nothing, sums = np.empty(0, self.dtype), np.empty((0, 2))
         shift = diagonal / pivots - 1.0  # A = W (L + I + D + L') W

@@ -154,8 +154,9 @@ class IncompleteCholesky(Factored):
     def _scaled(self, rows: CSR, places: Array) -> tuple[Array, Array, Array, Array]:
         """Scale to unit diagonal, and the strict upper triangle so scaled by rows."""
         diagonal, ptr, columns, values = triangle_rows(rows, places, upper=True)
-        scale = 1.0 / np.sqrt(diagonal.astype(np.float64))
-        return scale, ptr, columns, values * np.repeat(scale, row_lengths(ptr)) * scale[columns]
+        scale, scaled = 1.0 / np.sqrt(diagonal.astype(np.float64)), np.empty(values.size)
+        cpu.factorization.scale_symmetrically(ptr, columns, values, scale, scaled)
+        return scale, ptr, columns, scaled
 
     def _by_columns(
         self, scale: Array, ptr: Array, columns: Array, values: Array, parts: Array, room: Array | None
@@ -170,7 +171,7 @@ class IncompleteCholesky(Factored):
         lower_ptr, lower_columns, lower = transposed(*stored, ptr.dtype)
         # S A S ~ D (I + L)(I + L') D, D the Cholesky factor's diagonal, L its rows over D: sweeps have no D on the way
         inverse = 1.0 / pivots
-        lower *= np.repeat(inverse.astype(lower.dtype), row_lengths(lower_ptr))
+        cpu.factorization.scale_rows(lower_ptr, lower, inverse.astype(lower.dtype))
         return scale * inverse, lower_ptr, lower_columns, lower
 
     def _columns(

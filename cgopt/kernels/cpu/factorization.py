@@ -69,18 +69,35 @@ def _transpose(start: Any, stop: Any, rows: Any, values: Any, new_ptr: Any, new_
 
     Columns come out ascending whatever the order of the rows within a column.
     """
-    n = stop.shape[0]
+    n = U(stop.shape[0])
     for j in range(n):
-        for e in range(start[j], stop[j]):
-            new_ptr[rows[e] + 1] += 1
+        for e in range(U(start[j]), U(stop[j])):
+            new_ptr[U(rows[e]) + ONE] += ONE
     for i in range(n):
-        new_ptr[i + 1] += new_ptr[i]
+        new_ptr[i + ONE] += new_ptr[i]
     place = new_ptr.copy()
     for j in range(n):
-        for e in range(start[j], stop[j]):
-            i = rows[e]
-            new_columns[place[i]], new_values[place[i]] = j, values[e]
-            place[i] += 1
+        for e in range(U(start[j]), U(stop[j])):
+            row = U(rows[e])
+            k = U(place[row])
+            new_columns[k], new_values[k] = j, values[e]
+            place[row] = k + ONE
+
+
+def _scale_symmetrically(ptr: Any, columns: Any, values: Any, scale: Any, out: Any) -> None:
+    """Entries of ``S A S`` (out may be values)."""
+    for i in range(U(scale.shape[0])):
+        si = scale[i]
+        for e in range(U(ptr[i]), U(ptr[i + ONE])):
+            out[e] = values[e] * si * scale[columns[e]]
+
+
+def _scale_rows(ptr: Any, values: Any, scale: Any) -> None:
+    """Entries of ``S A``, in place."""
+    for i in range(U(scale.shape[0])):
+        si = scale[i]
+        for e in range(U(ptr[i]), U(ptr[i + ONE])):
+            values[e] *= si
 
 
 def _pivots(ptr: Any, columns: Any, values: Any, diagonal: Any, relaxation: Any, pivots: Any) -> Any:
@@ -397,5 +414,7 @@ def factor_row_parts(
 mark_separators = compiled(_mark_separators, threaded=False)
 triangle_rows = compiled(_triangle_rows, threaded=False)
 transpose = compiled(_transpose, threaded=False)
+scale_symmetrically = compiled(_scale_symmetrically, threaded=False)
+scale_rows = compiled(_scale_rows, threaded=False)
 find_pivots = compiled(_pivots, threaded=False, fastmath=CONTRACT)
 finish_parts = compiled(_finish_parts, threaded=False)
