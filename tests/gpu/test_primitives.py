@@ -63,6 +63,7 @@ class Product:
 def test_every_primitive_has_a_kernel():
     of_batches = {"take", "asymmetry", "square", "multiply", "true_residual", "step", "turn", "weigh", "start"}
     elsewhere = {"product", "precondition"} | of_batches | {"v_cycle"}  # parts of others, in `solve_batch`, in `Cycle`
+    elsewhere |= {"solve_diagonal"}  # where the whole loop is one launch, it is no slower
     specified = {name for name, f in vars(reference).items() if getattr(f, "__module__", "") == reference.__name__}
     assert specified - elsewhere <= set(gpu.__all__)
 
