@@ -375,7 +375,9 @@ def environment(folder):
 
 
 def test_python_dash_m(folder, environment):
-    done = subprocess.run(program("solve", "grid"), env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        program("solve", "grid"), env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert done.stdout.startswith("CONVERGED")
     assert done.stderr == ""  # no progress where stderr is no terminal
@@ -426,7 +428,9 @@ def test_progress_and_interrupt(folder, environment, without):
         child.wait()
         os.close(ours)
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode()).strip().splitlines()[-1].rpartition("\r")[2]
-    assert re.fullmatch(r"cgopt solve: interrupted at iteration [\d,]+, residual \S+ of \|b\|; nothing was saved", last)
+    assert re.fullmatch(
+        r"cgopt solve: interrupted at iteration [\d,]+, residual \S+ of \|b\|; nothing was saved", last
+    )
     assert not Path("x.npy").exists()
 
 

@@ -268,7 +268,9 @@ def test_joblib(backend):
     systems = [large(0), small(1), large(2), small(3)]
     cgopt.cg(*large())
     with forking():
-        results = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(cgopt.cg)(A, b) for A, b in systems)
+        results = joblib.Parallel(n_jobs=2, backend=backend)(
+            joblib.delayed(cgopt.cg)(A, b) for A, b in systems
+        )
         if backend == "loky":
             from joblib.externals.loky import get_reusable_executor
 

@@ -181,7 +181,9 @@ def test_the_scale_of_a_preconditioner_does_not_matter(form, exponent):
         if form == "jacobi":
             return cgopt.preconditioners.Jacobi(np.ldexp(POISSON.diagonal(), -e))
         return (
-            scaled(sp.diags_array(1 / POISSON.diagonal()).tocsr(), e) if form == "matrix" else lambda r: np.ldexp(r, e)
+            scaled(sp.diags_array(1 / POISSON.diagonal()).tocsr(), e)
+            if form == "matrix"
+            else lambda r: np.ldexp(r, e)
         )
 
     plain, moved = (cg(POISSON, RHS, M=build(e), rtol=1e-8) for e in (0, exponent))
