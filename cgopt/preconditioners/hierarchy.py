@@ -22,6 +22,7 @@ from ..operators.formats import csr_arrays
 from .spectrum import ends_of_spectrum
 
 COARSEST = 300  # unknowns that are solved for by Cholesky's factor, dense
+SINGULAR = 1e-5  # a square of its diagonal below which the matrix, of unit diagonal, is singular in single precision
 MOST_LEVELS = 25
 WORTH_THREADS = 400_000  # entries plus 4 times rows of a level below which one thread sweeps as fast as two
 STALLED = 0.8  # a coarse level with more than this part of the unknowns is not worth having
@@ -292,17 +293,25 @@ def joined(parts: list[CSR]) -> tuple[Array, Array, Array]:
 
 
 def coarsest_factor(level: Level) -> Array:
-    """Cholesky's factor of the coarsest matrix; where rounding has made that indefinite, of one shifted upwards."""
+    """Cholesky's factor of the coarsest matrix; where single precision cannot tell that from singular, shifted upwards.
+
+    (A singular A, such as a Laplacian without boundary, has its null space on all levels, and a pivot of 1e-11 would
+    blow up what rounding puts there.)
+    """
     m = level.scale.size
     dense = to_scipy(level.A, m).toarray()
     dense[np.diag_indices(m)] += level.scale == 0.0  # unknowns that do nothing
     dense = 0.5 * (dense + dense.T)
     shift = 0.0
-    while True:
+    while m:
         try:
-            return np.linalg.cholesky(dense + shift * np.eye(m)) if m else np.empty((0, 0))
+            factor = np.linalg.cholesky(dense + shift * np.eye(m))
+            if factor.diagonal().min() ** 2 >= SINGULAR:
+                return factor
         except np.linalg.LinAlgError:
-            shift = max(100.0 * shift, m * float(np.finfo(float).eps))
+            pass
+        shift = max(100.0 * shift, SINGULAR)
+    return np.empty((0, 0))
 
 
 def largest_eigenvalue(level: Level) -> float:
