@@ -12,7 +12,7 @@ from ..status import OF_CODE, Status
 from .lanczos import ErrorGoal
 from .result import CGResult
 from .stopping import Goal, Listeners
-from .workspace import PATIENCE, SAFE_NORM, System, Workspace, scale_rows, times_power
+from .workspace import PATIENCE, SAFE_NORM, UNIT, System, Workspace, scale_rows, times_power
 
 
 def error_goal_of(system: System, goal: Goal, exponent: int, x: Array, b: Array, r: Array) -> ErrorGoal:
@@ -46,7 +46,8 @@ def solve_diagonal(system: System, b: Array, goal: Goal) -> CGResult | None:
     Returns
     -------
     CGResult or None
-        None where entries are extreme, or rounding needs more than one iteration: that is left to `solve_one`.
+        None where entries are extreme, M is another inverse than A's, or rounding needs more than one iteration: that
+        is left to `solve_one`.
     """
     if goal.maxiter < 1:
         return None
@@ -56,7 +57,8 @@ def solve_diagonal(system: System, b: Array, goal: Goal) -> CGResult | None:
     bb, rr, rz_before, rz = cpu.solve_diagonal(diagonal, inverse, b, x)
     low, high = SAFE_NORM[b.dtype.char]
     within = low * low <= bb <= high * high and 0.0 < rz_before < math.inf
-    if not within or not rr <= max(goal.rtol * math.sqrt(bb), goal.atol) ** 2:
+    divided = rr <= (4.0 * UNIT[b.dtype.char]) ** 2 * bb  # |b - a fl(fl(1 / a) b)| <= 2 u |b|, entry by entry
+    if not (within and divided and rr <= max(goal.rtol * math.sqrt(bb), goal.atol) ** 2):
         return None
     log = np.array([[rr, rz, 1.0, rz / rz_before]])  # columns as `loops.LOG_RR` and those after it
     return CGResult(x, Status.CONVERGED, 1, math.sqrt(rr), log, (bb, rz_before))

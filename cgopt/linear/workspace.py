@@ -41,7 +41,7 @@ class System:
     bad_row : int
         First row with a diagonal entry that is not positive, or -1.
     diagonal : bool
-        Whether A is nothing but its diagonal, of which M is the inverse.
+        Whether A is nothing but its diagonal, and so is M, most likely its inverse.
     """
 
     MATRIX: Any = MatrixOperator

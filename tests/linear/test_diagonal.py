@@ -84,6 +84,15 @@ def test_what_a_division_cannot_do_is_done_as_ever():
     assert np.flatnonzero(indefinite.negative_curvature).tolist() == [5]
 
 
+def test_another_inverse_than_its_own_takes_the_steps_of_conjugate_gradients():
+    d, b = diagonal(decades=0.5)
+    double = cgopt.preconditioners.Jacobi(2.0 * d)
+    result = cgopt.cg(whole(d), b, M=double, rtol=0.6)  # which half of the solution meets, too
+    assert result.iterations == 1
+    np.testing.assert_allclose(result.step_lengths, [2.0])
+    np.testing.assert_allclose(result.ritz_values, [0.5, 0.5])
+
+
 @pytest.mark.parametrize("places", [[(3, 4)], [(0, 1), (1, 0)]])
 def test_n_entries_need_not_be_a_diagonal(places):
     """As many entries as rows, but not one on the diagonal of each."""
