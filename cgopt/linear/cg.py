@@ -34,7 +34,7 @@ from ..preconditioners.choose import Patience, choose, patience, worth_choosing
 from .automatic import Trial, solve_automatically
 from .many import solve_many
 from .one import solve_diagonal, solve_one
-from .result import nothing_to_solve
+from .result import CGResult, ManyResult, nothing_to_solve
 from .stopping import Goal, IterationState, Listeners, check_criterion, check_maxiter, check_tolerance
 from .workspace import System, Workspace, checked_system, workspace_for
 
@@ -208,25 +208,7 @@ class CGSolver:
                 )
             self._busy = True
             try:
-                result: Any = None
-                stay = patience(self._solved) if self._undecided else None
-                if stay is not None and stay.certain and start is None and rhs.any():
-                    self._switch(dtype, f"not Jacobi: {stay.certain}")
-                elif stay is not None and (many or goal.criterion == "error"):
-                    self._decide(rhs, goal, stay)
-                if self._divides(rhs, start, goal, listeners):
-                    result = solve_diagonal(self._system, rhs, goal)
-                if result is not None:
-                    pass
-                elif stay is not None and self._undecided:
-                    space = self._workspace(dtype, 1)
-                    switch = functools.partial(self._switch, dtype)
-                    result = solve_automatically(self._system, space, switch, rhs, start, goal, listeners, stay)
-                elif many:
-                    space_for = functools.partial(self._workspace, dtype)
-                    result = solve_many(self._system, space_for, rhs, start, goal, listeners)
-                else:
-                    result = solve_one(self._system, self._workspace(dtype, 1), rhs, start, goal, listeners)
+                result = self._solve(rhs, dtype, start, goal, listeners)
             finally:
                 self._busy = False
         if self._order is not None:
@@ -234,10 +216,30 @@ class CGSolver:
         result.x = like(result.x, b)
         return result
 
-    def _divides(self, rhs: Array, start: Array | None, goal: Goal, listeners: Listeners) -> bool:
-        """Whether a solve is a division, of which nobody wants to see the steps."""
-        plain = rhs.ndim == 1 and rhs.dtype == self.dtype and start is None and goal.criterion == "residual"
-        return self._system.diagonal and plain and not listeners.each_iteration
+    def _solve(
+        self, rhs: Array, dtype: np.dtype[Any], start: Array | None, goal: Goal, listeners: Listeners
+    ) -> CGResult | ManyResult:
+        """Solve for checked arguments, after the choice of a preconditioner where that is still open."""
+        many = rhs.ndim == 2
+        if self._undecided and self._patience.certain and start is None and rhs.any():
+            self._switch(dtype, f"not Jacobi: {self._patience.certain}")
+        elif self._undecided and (many or goal.criterion == "error"):
+            self._decide(rhs, goal)
+        if many:
+            return solve_many(self._system, functools.partial(self._workspace, dtype), rhs, start, goal, listeners)
+        if self._undecided:
+            space, switch = self._workspace(dtype, 1), functools.partial(self._switch, dtype)
+            return solve_automatically(self._system, space, switch, rhs, start, goal, listeners, self._patience)
+        plain = dtype == self.dtype and start is None and goal.criterion == "residual"
+        if self._system.diagonal and plain and not listeners.each_iteration:  # a division, with no steps to be seen
+            divided = solve_diagonal(self._system, rhs, goal)
+            if divided is not None:
+                return divided
+        return solve_one(self._system, self._workspace(dtype, 1), rhs, start, goal, listeners)
+
+    @functools.cached_property
+    def _patience(self) -> Patience:
+        return patience(self._solved)
 
     # --- preparation ------------------------------------------------------------------------------------------
 
@@ -304,10 +306,10 @@ class CGSolver:
         self._spaces.clear()
         return self._system, self._workspace(dtype, 1)
 
-    def _decide(self, rhs: Array, goal: Goal, stay: Patience) -> None:
+    def _decide(self, rhs: Array, goal: Goal) -> None:
         """Choose before a solve that cannot change its mind on the way: by a trial with one right-hand side."""
         column = np.ascontiguousarray(rhs if rhs.ndim == 1 else rhs[:, np.argmax(np.abs(rhs).max(axis=0))])
-        trial = Trial(Listeners(None, None), stay)
+        trial = Trial(Listeners(None, None), self._patience)
         residual_goal = Goal(goal.rtol, goal.atol, goal.maxiter)
         solve_one(self._system, self._workspace(rhs.dtype, 1), column, None, residual_goal, trial)
         if trial.gave_up:

@@ -29,7 +29,8 @@ class _OwnEntries(Factored):
         pivots = np.asarray(self._pivots(ptr, columns, values, diagonal), self.dtype)
         weight = np.sqrt(pivots)
         inverse = 1.0 / weight
-        cpu.factorization.scale_symmetrically(ptr, columns, values, inverse, values)
+        work = self.operator.work
+        cpu.run(cpu.aggregation.scale_symmetrically, work, ptr, columns, values, inverse, values, work)
         lower = transposed(ptr[:-1], ptr[1:], columns, values, ptr.dtype)
         nothing, sums = np.empty(0, self.dtype), np.empty((0, 2))
         shift = diagonal / pivots - 1.0  # A = W (L + I + D + L') W

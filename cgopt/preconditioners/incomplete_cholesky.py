@@ -155,7 +155,8 @@ class IncompleteCholesky(Factored):
         """Scale to unit diagonal, and the strict upper triangle so scaled by rows."""
         diagonal, ptr, columns, values = triangle_rows(rows, places, upper=True)
         scale, scaled = 1.0 / np.sqrt(diagonal.astype(np.float64)), np.empty(values.size)
-        cpu.factorization.scale_symmetrically(ptr, columns, values, scale, scaled)
+        work = self.operator.work
+        cpu.run(cpu.aggregation.scale_symmetrically, work, ptr, columns, values, scale, scaled, work)
         return scale, ptr, columns, scaled
 
     def _by_columns(

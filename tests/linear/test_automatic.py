@@ -142,16 +142,22 @@ def test_what_is_certain_is_not_begun_with_jacobi():
     B = np.stack([A @ x, A @ x[::-1]], 1)
     many = cgopt.CGSolver(A, M="auto")
     assert many.solve(B, rtol=1e-8).converged
-    assert many.choice == result_choice(A)
+    assert many.choice.startswith("not Jacobi: ")
     # a matrix of which only a reaction is large has nothing certain about it, nor has a small one
     assert not patience(as_operator(A + 0.1 * sp.eye_array(3_000))).certain
     assert not patience(as_operator(cgopt.gallery.graph_laplacian(300, degree=4, rng=1))).certain
 
 
-def result_choice(A):
+@pytest.mark.parametrize("n", [3_000, 110_000])
+def test_a_laplacian_with_a_free_constant_is_solved_as_jacobi_solves_it(n):
+    """Singular, and b in its range: conjugate gradients converge, and what takes Jacobi's place must not harm that."""
+    A = cgopt.gallery.graph_laplacian(n, degree=6, rng=1)
+    A = sp.csr_array(A - sp.diags_array(np.asarray(A.sum(axis=1)).ravel()))
+    b = A @ np.random.default_rng(0).standard_normal(n)
     solver = cgopt.CGSolver(A, M="auto")
-    solver.solve(A @ np.ones(A.shape[0]) + 1.0)
-    return solver.choice
+    result = solver.solve(b, rtol=1e-8, maxiter=100)
+    assert result.converged
+    assert isinstance(solver.preconditioner, Multigrid if n > 100_000 else IncompleteCholesky)
 
 
 def test_grids_with_even_coefficients_take_the_modified_factorisation():
@@ -168,14 +174,10 @@ def test_grids_with_even_coefficients_take_the_modified_factorisation():
 
 def test_long_rows_with_hubs_are_factored_whole():
     """As in bundle adjustment: a few unknowns are linked to nearly all, the others to these few."""
-    rng = np.random.default_rng(0)
-    J = sp.random_array((6_000, 1_500), density=0.004, rng=rng) + sp.hstack(
-        [sp.random_array((6_000, 20), density=0.4, rng=rng), sp.csr_array((6_000, 1_480))]
-    )
-    near = sp.csr_array(sp.block_diag([sp.csr_array(np.ones((1, 1)))] * 1_500))
-    A = sp.csr_array(J[:, :20].T @ J[:, 20:])
-    A = sp.csr_array(sp.block_array([[sp.eye_array(20), 0.02 * A], [0.02 * A.T, near[20:, 20:]]]))
-    A = sp.csr_array(A + sp.diags_array(np.asarray(abs(A).sum(axis=1)).ravel() * 0.5))
+    cameras, points = 20, 1_480
+    seen = sp.random_array((cameras, points), density=0.8, rng=np.random.default_rng(0))
+    A = sp.block_array([[sp.eye_array(cameras), -seen], [-seen.T, sp.eye_array(points)]])
+    A = sp.csr_array(A + sp.diags_array(np.asarray(abs(A).sum(axis=1)).ravel()))
     assert A.nnz > 12 * A.shape[0]
     M = choose(as_operator(A))
     assert isinstance(M, IncompleteCholesky)

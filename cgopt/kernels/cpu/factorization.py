@@ -84,14 +84,6 @@ def _transpose(start: Any, stop: Any, rows: Any, values: Any, new_ptr: Any, new_
             place[row] = k + ONE
 
 
-def _scale_symmetrically(ptr: Any, columns: Any, values: Any, scale: Any, out: Any) -> None:
-    """Entries of ``S A S`` (out may be values)."""
-    for i in range(U(scale.shape[0])):
-        si = scale[i]
-        for e in range(U(ptr[i]), U(ptr[i + ONE])):
-            out[e] = values[e] * si * scale[columns[e]]
-
-
 def _scale_rows(ptr: Any, values: Any, scale: Any) -> None:
     """Entries of ``S A``, in place."""
     for i in range(U(scale.shape[0])):
@@ -414,7 +406,6 @@ def factor_row_parts(
 mark_separators = compiled(_mark_separators, threaded=False)
 triangle_rows = compiled(_triangle_rows, threaded=False)
 transpose = compiled(_transpose, threaded=False)
-scale_symmetrically = compiled(_scale_symmetrically, threaded=False)
 scale_rows = compiled(_scale_rows, threaded=False)
 find_pivots = compiled(_pivots, threaded=False, fastmath=CONTRACT)
 finish_parts = compiled(_finish_parts, threaded=False)
